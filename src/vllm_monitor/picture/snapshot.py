@@ -31,7 +31,7 @@ class Snapshot:
         scraped_at: Unix seconds at which the newest good page was asked for; ``None`` before the first.
         health_status: Last HTTP status of ``/health``; ``None`` when it did not answer.
         failure: Why the newest probe of the metrics page failed, empty when it did not.
-        notes: Things worth knowing that are nobody's fault (unknown metric families, pressure without effect).
+        notes: Things worth knowing that are no fault (unknown metric families, pressure without effect).
     """
 
     target: str

@@ -93,8 +93,8 @@ def escape_label_value(value: str) -> str:
 class Layout:
     """An ordered set of series; the columns of a scrape.
 
-    A page repeats its series names on every scrape, so one layout object serves thousands of scrapes, and what
-    is derived from names (column numbers of a histogram, ids in the store) is computed once per layout.
+    A page repeats its series names on every scrape, so one layout object serves thousands of scrapes, and
+    what is derived from names (columns of a histogram, ids in the store) is computed once per layout.
     Immutable; equal when the series are equal in order; safe to share between threads.
 
     Args:

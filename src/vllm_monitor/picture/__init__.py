@@ -1,1 +1,8 @@
-"""To be described."""
+"""What a server looks like now: canonical numbers, rates, quantiles, the progress heartbeat and the condition."""
+
+from vllm_monitor.picture.judge import Judgement
+from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.picture.target_picture import TargetPicture
+from vllm_monitor.picture.vocabulary import DERIVED, FAMILIES, canonical_help
+
+__all__ = ["DERIVED", "FAMILIES", "Judgement", "Snapshot", "TargetPicture", "canonical_help"]

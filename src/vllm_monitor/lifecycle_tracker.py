@@ -58,10 +58,12 @@ class LifecycleTracker:
 
     Args:
         persistence_manager: Where checkpoints go and come from; ``None`` keeps nothing.
+        resume: Go on from the last stored checkpoint; a replay begins anew.
     """
 
-    def __init__(self, persistence_manager: CheckpointStore | None = None) -> None:
+    def __init__(self, persistence_manager: CheckpointStore | None = None, *, resume: bool = True) -> None:
         self._store = persistence_manager
+        self._resumes = resume
         self._tracks: dict[str, _Track] = {}
 
     def observe(
@@ -112,7 +114,8 @@ class LifecycleTracker:
         return state, checkpoint
 
     def _resume(self, target: str) -> _Track:
-        last = self._store.get_checkpoints(limit=1, target=target) if self._store is not None else []
+        store = self._store if self._resumes else None
+        last = store.get_checkpoints(limit=1, target=target) if store is not None else []
         if last:
             return _Track(last[0].state, last[0].condition, last[0].timestamp)
         return _Track(None, None, 0.0)

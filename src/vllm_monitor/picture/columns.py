@@ -107,9 +107,7 @@ class ColumnMap:
                 bucket_groups.extend(groups)
                 self.histograms[family.name] = (np.array(bounds), slice(start, len(bucket_groups)))
         self._buckets = _GroupedSum(bucket_groups)
-        self.bucket_signature = tuple(
-            (name, tuple(bounds.tolist())) for name, (bounds, _) in self.histograms.items()
-        )
+        self.bucket_signature = tuple((name, tuple(bounds.tolist())) for name, (bounds, _) in self.histograms.items())
         self.engine_labels: tuple[str, ...] = ()
         self._engine_progress, self._engine_load = self._engine_sums(layout.series, by_name)
         vllm_names = {series.name for series in layout.series if series.name.startswith("vllm:")}

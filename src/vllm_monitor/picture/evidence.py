@@ -68,9 +68,7 @@ class ApiEvidence:
         """Take in what ``/is_paused`` said."""
         self.is_paused = pause.is_paused
 
-    def _see_answer(
-        self, began: float, there: float, failure: ProbeFailure | None, latency_seconds: float
-    ) -> None:
+    def _see_answer(self, began: float, there: float, failure: ProbeFailure | None, latency_seconds: float) -> None:
         if began >= self._latencies_count_from:
             self.latencies_seconds.append(latency_seconds)
         if failure is None or failure.kind in _ANSWERING_FAILURES:

@@ -121,9 +121,7 @@ class Heartbeat:
         self._usual_gap_seconds = math.inf
         self._excused_until = 0.0
 
-    def see_page(
-        self, timestamp: float, engines: tuple[str, ...], columns: EngineColumns, fds: float | None
-    ) -> None:
+    def see_page(self, timestamp: float, engines: tuple[str, ...], columns: EngineColumns, fds: float | None) -> None:
         """Take in a page.
 
         Args:

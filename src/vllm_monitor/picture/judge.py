@@ -175,9 +175,7 @@ class Judge:
             role = "worker" if log.first_death is LogSignature.WORKER_DIED else "engine"
             return self._death(role, f"the log says that the {role} died{because}")
         if view.api.last_503_at is not None:
-            return self._death(
-                "engine", f"/health answered 503, which vLLM does only when its engine is dead{because}"
-            )
+            return self._death("engine", f"/health answered 503, which vLLM does only when its engine is dead{because}")
         if ended:
             return Judgement(
                 Condition.API_DEAD,
@@ -204,14 +202,10 @@ class Judge:
                     f"the server process {life.api_pid} runs but its port is still closed (for {seconds:.0f} s)",
                 )
             if api.failures_in_a_row >= 3 * DEATH_LOOKS:
-                return Judgement(
-                    Condition.API_DEAD, f"process {life.api_pid} runs, but its port, once open, is closed"
-                )
+                return Judgement(Condition.API_DEAD, f"process {life.api_pid} runs, but its port, once open, is closed")
             return self._last
         if view.log.starting and not api.answered_once:
-            return Judgement(
-                Condition.STARTING, "the log says that the server is starting; its port is still closed"
-            )
+            return Judgement(Condition.STARTING, "the log says that the server is starting; its port is still closed")
         if failure is None or api.failures_in_a_row == 0:
             return None
         if failure.kind == "timeout" and (api.answered_once or api.timeouts_in_a_row < 2):
@@ -315,9 +309,7 @@ class Judge:
         if view.api.is_paused is None and "engine_awake" not in view.gauges:
             reason += "; a pause cannot be told from a stall here: neither /is_paused nor the sleep gauge exists"
         elif view.api.is_paused is None:
-            reason += (
-                "; it does not sleep, but a /pause cannot be told from a stall here: /is_paused is not served"
-            )
+            reason += "; it does not sleep, but a /pause cannot be told from a stall here: /is_paused is not served"
         return Judgement(Condition.STALLED, reason)
 
     @staticmethod

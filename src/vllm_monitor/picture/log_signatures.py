@@ -56,9 +56,7 @@ _PATTERNS: tuple[tuple[LogSignature, re.Pattern[str]], ...] = (
     ),
     (
         LogSignature.STARTING,
-        re.compile(
-            r"non-default args:|Initializing a V1 LLM engine|Starting to load model|vLLM API server version"
-        ),
+        re.compile(r"non-default args:|Initializing a V1 LLM engine|Starting to load model|vLLM API server version"),
     ),
     (LogSignature.READY, re.compile(r"Application startup complete")),
 )

@@ -148,12 +148,13 @@ class TargetPicture:
         events, self._events = self._events, []
         return events
 
-    def snapshot(self, now: float, state: LifecycleState) -> Snapshot:
+    def snapshot(self, now: float, state: LifecycleState, values: dict[str, float] | None = None) -> Snapshot:
         """The picture as of ``now``.
 
         Args:
             now: Unix seconds of the tick.
             state: The lifecycle state that follows from the judgement.
+            values: What :meth:`values` gave, when the caller has it already.
         """
         newest = self._processes.newest
         failure = self._api.page_failure
@@ -164,7 +165,7 @@ class TargetPicture:
             condition=self._judgement.condition,
             reason=self._judgement.reason,
             condition_since=self._condition_since if self._condition_since is not None else now,
-            values=self.values(),
+            values=self.values() if values is None else values,
             processes=newest.processes if newest is not None else (),
             host=newest.host if newest is not None else None,
             gpus=self._gpus,
@@ -336,9 +337,7 @@ class TargetPicture:
 
     def _note_families(self, columns: ColumnMap) -> None:
         at = self._api.page.visible_at if self._api.page is not None else 0.0
-        messages = [
-            f"metric {name} is not known to this version of vllm-monitor" for name in columns.unknown_families
-        ]
+        messages = [f"metric {name} is not known to this version of vllm-monitor" for name in columns.unknown_families]
         if not columns.is_vllm:
             messages.append("the page has no vllm: metrics: is this a vLLM server?")
         else:

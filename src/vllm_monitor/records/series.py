@@ -113,9 +113,7 @@ class Layout:
         """32 hexadecimal digits that name this layout across processes and stores."""
         if not self._fingerprint:
             text = "\n".join(f"{series}\x00{series.kind}" for series in self.series)
-            self._fingerprint = hashlib.blake2b(
-                text.encode("utf-8", "surrogatepass"), digest_size=16
-            ).hexdigest()
+            self._fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         return self._fingerprint
 
     def __len__(self) -> int:

@@ -1,0 +1,19 @@
+"""The monitor itself: settings, the step in which the rooms meet, the watch, replay."""
+
+from vllm_monitor.core.config import MonitorConfig, TargetSettings
+from vllm_monitor.core.monitor import VLLMMonitor
+from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.core.replay import ReplayReport, replay_ticks
+from vllm_monitor.core.tick_json import event_as_json, tick_as_json
+
+__all__ = [
+    "MonitorConfig",
+    "ReplayReport",
+    "TargetPipeline",
+    "TargetSettings",
+    "Tick",
+    "VLLMMonitor",
+    "event_as_json",
+    "replay_ticks",
+    "tick_as_json",
+]

@@ -1,0 +1,119 @@
+"""Settings of the monitor: arguments, ``VLLMMON_*`` variables, a TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
+
+from vllm_monitor.collectors import normalise_target
+from vllm_monitor.errors import ConfigurationError
+
+__all__ = ["MonitorConfig", "TargetSettings"]
+
+
+class TargetSettings(BaseModel):
+    """What is particular to one target.
+
+    Args:
+        url: The server's base URL, normalised.
+        api_key: Bearer token sent with every request to this target; never stored, logged or shown.
+        log_file: The server's log, when it is on this machine.
+        labels: Labels of the operator's own (team, cluster ...), kept with the target's events.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    api_key: SecretStr | None = None
+    log_file: Path | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("url")
+    @classmethod
+    def _normalise(cls, url: str) -> str:
+        return normalise_target(url)
+
+
+class MonitorConfig(BaseSettings):
+    """Settings of a monitor.
+
+    Every field can come from an argument, from the variable ``VLLMMON_<NAME>`` or from a TOML file
+    (:meth:`from_toml`), in this order of precedence.
+
+    Args:
+        targets: URLs of the servers to watch from the start.
+        interval_seconds: Time between two scrapes of a target, 0.1 to 3600.
+        timeout_seconds: How long to wait for ``/metrics`` and ``/health``, 0.1 to 300.
+        canary: Send a 1-token request every ``canary_interval_seconds``; off by default, since it is load.
+        canary_interval_seconds: Time between two canaries, at least 0.5.
+        canary_timeout_seconds: A canary without a token after this long has failed.
+        api_key: Bearer token for all targets that have none of their own.
+        ca_file: Certificates to trust for https, instead of those of the system.
+        insecure: Do not verify https certificates.
+        max_page_bytes: A larger page of metrics is refused.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="VLLMMON_", frozen=True, extra="forbid")
+
+    targets: Annotated[tuple[str, ...], NoDecode] = ()
+    interval_seconds: float = Field(default=1.0, ge=0.1, le=3600.0)
+    timeout_seconds: float = Field(default=3.0, ge=0.1, le=300.0)
+    canary: bool = False
+    canary_interval_seconds: float = Field(default=2.0, ge=0.5, le=3600.0)
+    canary_timeout_seconds: float = Field(default=5.0, ge=0.5, le=300.0)
+    api_key: SecretStr | None = None
+    ca_file: Path | None = None
+    insecure: bool = False
+    max_page_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _readable(error) from error
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A variable holds several targets separated by commas."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("targets")
+    @classmethod
+    def _normalise(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(normalise_target(target) for target in targets))
+
+    @classmethod
+    def from_toml(cls, path: Path, **overrides: Any) -> MonitorConfig:
+        """Settings from a TOML file; arguments and variables win over it.
+
+        Args:
+            path: The file; its keys are the names of the fields.
+            overrides: Fields given here win over everything.
+
+        Raises:
+            ConfigurationError: When the file is missing, no TOML, or has a field that does not exist.
+        """
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {path}", hint="check the path of the configuration file")
+        try:
+            values = dict(TomlConfigSettingsSource(cls, path)())
+        except ValueError as error:
+            raise ConfigurationError(f"{path} is not valid TOML: {error}", hint="mend the line it names") from error
+        from_environment = cls(**overrides)
+        chosen = {name: getattr(from_environment, name) for name in from_environment.model_fields_set}
+        return cls(**{**values, **chosen})
+
+
+def _readable(error: ValidationError) -> ConfigurationError:
+    parts = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        parts.append(f"{name}: {problem['msg']}" if name else problem["msg"])
+    return ConfigurationError(
+        f"the settings make no sense: {'; '.join(parts)}",
+        hint="correct the arguments, the VLLMMON_ variables or the configuration file that set them",
+    )

@@ -1,0 +1,369 @@
+"""``VLLMMonitor``: builds the rooms and runs the watchers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.collectors import Connections, GpuCollector, ProcessCollector
+from vllm_monitor.core.config import MonitorConfig, TargetSettings
+from vllm_monitor.core.follower import TargetFollower
+from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.core.watcher import TargetWatcher
+from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.lifecycle_tracker import LifecycleTracker
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.records import Event, MetricType, Observation, Severity
+
+__all__ = ["VLLMMonitor"]
+
+_log = logging.getLogger(__name__)
+
+LEASE_RETRY_SECONDS = 5.0
+
+
+class VLLMMonitor:
+    """Watches vLLM servers and remembers what it sees.
+
+    Constructing starts no collection. :meth:`start` runs the watch in a thread of its own; :meth:`run` runs it in
+    the calling thread. Every public method may be called from any thread.
+
+    Args:
+        config: Settings; by default from ``VLLMMON_*`` variables.
+        enable_persistence: Keep samples, checkpoints and events in a store.
+        persistence_config: Where and how; by default ``~/.vllm_monitor``.
+        handle_signals: Flush on SIGTERM, then end as the handler before ours would. Main thread only.
+        clock: Where time comes from.
+    """
+
+    def __init__(
+        self,
+        config: MonitorConfig | None = None,
+        enable_persistence: bool = True,
+        persistence_config: PersistenceConfig | None = None,
+        *,
+        handle_signals: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config if config is not None else MonitorConfig()
+        self._clock = clock if clock is not None else SystemClock()
+        self.persistence_manager: PersistenceManager | None = (
+            PersistenceManager(persistence_config, clock=self._clock) if enable_persistence else None
+        )
+        self.lifecycle_tracker = LifecycleTracker(self.persistence_manager)
+        self._lock = threading.RLock()
+        self._targets: dict[str, TargetSettings] = {}
+        self._latest: dict[str, Tick] = {}
+        self._following: set[str] = set()
+        self._listeners: list[Callable[[Tick], None]] = []
+        self._observers: list[Callable[[Observation], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._connections: Connections | None = None
+        self._gpus: GpuCollector | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._previous_sigterm: Any = None
+        for url in self.config.targets:
+            self.add_target(url)
+        if handle_signals:
+            self._previous_sigterm = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    # -- targets ------------------------------------------------------------------------------------------------
+
+    def add_target(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        log_file: str | Path | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> str:
+        """Watch one more server; at once when the watch is running.
+
+        Args:
+            url: The server's base URL (``host:port`` will do).
+            api_key: Bearer token for this server.
+            log_file: Its log, when it is on this machine.
+            labels: Labels of your own.
+
+        Returns:
+            The URL under which the target is known from now on.
+
+        Raises:
+            ConfigurationError: When the URL makes no sense or is watched already.
+        """
+        target = TargetSettings.model_validate(
+            {"url": url, "api_key": api_key, "log_file": log_file, "labels": labels or {}}
+        )
+        with self._lock:
+            if target.url in self._targets:
+                raise ConfigurationError(f"{target.url} is watched already", hint="name each target once")
+            self._targets[target.url] = target
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._start_task, target, 0.0)
+        return target.url
+
+    def remove_target(self, url: str) -> None:
+        """Stop watching a server; what is stored of it stays.
+
+        Raises:
+            ConfigurationError: When it is not watched.
+        """
+        normalised = TargetSettings(url=url).url
+        with self._lock:
+            if self._targets.pop(normalised, None) is None:
+                raise ConfigurationError(
+                    f"{normalised} is not watched", hint=f"watched are: {', '.join(self._targets) or 'none'}"
+                )
+            self._latest.pop(normalised, None)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._cancel_task, normalised)
+
+    def add_listener(self, listener: Callable[[Tick], None]) -> None:
+        """Have ``listener`` called after every tick, in the thread of the watch."""
+        self._listeners.append(listener)
+
+    def add_observer(self, observer: Callable[[Observation], None]) -> None:
+        """Have ``observer`` called with every result as it arrives, in the thread of the watch."""
+        self._observers.append(observer)
+
+    def latest(self) -> dict[str, Tick]:
+        """The newest tick of every target that has had one."""
+        with self._lock:
+            return dict(self._latest)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Watch in a background thread. Calling it again does nothing."""
+        with self._lock:
+            if self._closed:
+                raise ConfigurationError("this monitor has been closed", hint="construct a new one")
+            if self._thread is not None:
+                return
+            started = threading.Event()
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._main(None, started)), name="vllm-monitor", daemon=True
+            )
+            self._thread.start()
+        started.wait(timeout=10.0)
+
+    def run(self, duration_seconds: float | None = None) -> None:
+        """Watch in the calling thread.
+
+        Args:
+            duration_seconds: Return after this long; ``None`` watches until :meth:`request_stop`.
+        """
+        asyncio.run(self._main(duration_seconds, None))
+
+    def request_stop(self) -> None:
+        """End :meth:`run` or the background thread soon. Safe in signal handlers and from any thread."""
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stopping.set)
+
+    def stop(self) -> None:
+        """End the watch and flush everything. Calling it again does nothing."""
+        self.request_stop()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=30.0)
+            self._thread = None
+        if self.persistence_manager is not None and not self._closed:
+            self.persistence_manager.flush_all()
+
+    def close(self) -> None:
+        """Stop and close the store. Calling it again does nothing."""
+        self.stop()
+        if not self._closed:
+            self._closed = True
+            if self._previous_sigterm is not None:
+                signal.signal(signal.SIGTERM, self._previous_sigterm)
+            if self.persistence_manager is not None:
+                self.persistence_manager.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get_historical_metrics(
+        self, metric_type: str | MetricType | None = None, hours_back: float = 24.0
+    ) -> list[dict[str, Any]]:
+        """Stored samples of the last hours, newest first.
+
+        Args:
+            metric_type: Only samples of this type.
+            hours_back: How far back.
+        """
+        if self.persistence_manager is None:
+            return []
+        return self.persistence_manager.get_metrics(
+            metric_type=metric_type, start_time=self._clock.now() - hours_back * 3600.0
+        )
+
+    def get_persistence_stats(self) -> dict[str, Any]:
+        """Counts, bytes and health of the store; empty without one."""
+        return self.persistence_manager.get_statistics() if self.persistence_manager is not None else {}
+
+    def get_system_health(self) -> dict[str, Any]:
+        """The condition of every target and of the store, as JSON values."""
+        ticks = self.latest()
+        return {
+            "targets": {
+                url: {
+                    "state": ticks[url].snapshot.state.value,
+                    "condition": ticks[url].snapshot.condition.value,
+                    "reason": ticks[url].snapshot.reason,
+                }
+                if url in ticks
+                else {"state": "not_started", "condition": "unknown", "reason": "not looked at yet"}
+                for url in list(self._targets)
+            },
+            "following": sorted(self._following),
+            "persistence": self.get_persistence_stats(),
+        }
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    async def _main(self, duration_seconds: float | None, started: threading.Event | None) -> None:
+        self._stopping = asyncio.Event()
+        self._gpus = GpuCollector(self._clock)
+        self._note("monitor_started", "the monitor has started")
+        async with Connections() as connections:
+            with self._lock:
+                self._connections, self._loop = connections, asyncio.get_running_loop()
+                spread = self.config.interval_seconds / max(1, len(self._targets))
+                for number, target in enumerate(self._targets.values()):
+                    self._start_task(target, number * spread)
+            if started is not None:
+                started.set()
+            try:
+                async with asyncio.timeout(duration_seconds):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass  # the asked-for duration is over
+            finally:
+                with self._lock:
+                    self._loop = self._connections = None
+                    tasks = list(self._tasks.values())
+                    self._tasks.clear()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                if self._gpus is not None:
+                    self._gpus.close()
+                self._note("monitor_stopped", "the monitor has stopped")
+
+    def _start_task(self, target: TargetSettings, first_delay_seconds: float) -> None:
+        connections = self._connections
+        if connections is None:
+            return  # the watch ended while a new target was on its way to it
+        task = asyncio.get_running_loop().create_task(self._watch(target, connections, first_delay_seconds))
+        self._tasks[target.url] = task
+
+    def _cancel_task(self, url: str) -> None:
+        task = self._tasks.pop(url, None)
+        if task is not None:
+            task.cancel()
+
+    async def _watch(self, target: TargetSettings, connections: Connections, first_delay_seconds: float) -> None:
+        try:
+            await self._follow_until_leading(target)
+            pipeline = TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager)
+            watcher = TargetWatcher(
+                target,
+                self.config,
+                pipeline,
+                connections=connections,
+                processes=ProcessCollector(target.url, self._clock),
+                gpus=self._gpus,
+                clock=self._clock,
+                on_tick=self._on_tick,
+                on_observation=self._on_observation if self._observers else None,
+            )
+            await watcher.run(first_delay_seconds)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("the watch of %s ended by a fault of the monitor", target.url)
+            raise
+        finally:
+            if self.persistence_manager is not None:
+                self.persistence_manager.release_lease(target.url)
+
+    async def _follow_until_leading(self, target: TargetSettings) -> None:
+        """Show what another process stores, until it gives the lease up or dies."""
+        store = self.persistence_manager
+        if store is None or store.acquire_lease(target.url):
+            return
+        self._following.add(target.url)
+        _log.warning("another process watches %s into this store; showing what it stores", target.url)
+        follower = TargetFollower(target.url, store, clock=self._clock, on_tick=self._on_tick)
+        retry_at = self._clock.monotonic() + LEASE_RETRY_SECONDS
+        while True:
+            await asyncio.to_thread(follower.look)
+            await self._clock.sleep(self.config.interval_seconds)
+            if self._clock.monotonic() >= retry_at:
+                retry_at = self._clock.monotonic() + LEASE_RETRY_SECONDS
+                if store.acquire_lease(target.url):
+                    self._following.discard(target.url)
+                    return
+
+    def _on_tick(self, tick: Tick) -> None:
+        with self._lock:
+            if tick.snapshot.target in self._targets:
+                self._latest[tick.snapshot.target] = tick
+        for listener in self._listeners:
+            listener(tick)
+
+    def _on_observation(self, observation: Observation) -> None:
+        for observer in self._observers:
+            observer(observation)
+
+    def _note(self, event_type: str, message: str) -> None:
+        if self.persistence_manager is not None:
+            self.persistence_manager.enqueue_event(
+                Event(
+                    timestamp=self._clock.now(),
+                    event_type=event_type,
+                    message=message,
+                    severity=Severity.INFO,
+                    data={"pid": os.getpid(), "targets": sorted(self._targets)},
+                )
+            )
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Flush, then end as the handler before ours would."""
+        self.close()
+        previous = self._previous_sigterm
+        if callable(previous):
+            previous(number, frame)
+        elif previous != signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)

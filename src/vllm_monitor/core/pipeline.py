@@ -1,0 +1,127 @@
+"""The one place where the rooms meet: ``step`` turns observations into stored samples and a judged picture.
+
+Deterministic given the observations and the times of the ticks, so that a recorded incident replays through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_monitor.collectors import ProbeSampler
+from vllm_monitor.lifecycle_tracker import LifecycleTracker
+from vllm_monitor.persistence import PersistenceManager
+from vllm_monitor.picture import Snapshot, TargetPicture
+from vllm_monitor.records import (
+    Condition,
+    Event,
+    LogObservation,
+    Observation,
+    PageObservation,
+    Severity,
+    StateCheckpoint,
+)
+
+__all__ = ["TargetPipeline", "Tick"]
+
+_LOUD = frozenset(
+    {
+        Condition.STALLED,
+        Condition.ENGINE_DEAD,
+        Condition.WORKER_DEAD,
+        Condition.API_DEAD,
+        Condition.API_FROZEN,
+    }
+)
+_QUIET = frozenset({Condition.OK, Condition.IDLE, Condition.STARTING, Condition.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one step found.
+
+    Args:
+        snapshot: The picture after the step.
+        events: What happened since the step before, oldest first.
+        checkpoint: The checkpoint, when state or condition changed.
+    """
+
+    snapshot: Snapshot
+    events: tuple[Event, ...]
+    checkpoint: StateCheckpoint | None
+
+
+class TargetPipeline:
+    """Takes the observations of one target through store, picture and lifecycle.
+
+    Not thread-safe: one owner.
+
+    Args:
+        target: The server's URL, or the name of a recording.
+        tracker: Follows the lifecycle; may be shared by many targets of one owner.
+        store: Where samples, checkpoints and events go; ``None`` keeps nothing.
+    """
+
+    def __init__(self, target: str, *, tracker: LifecycleTracker, store: PersistenceManager | None = None) -> None:
+        self.target = target
+        self.picture = TargetPicture(target)
+        self._tracker = tracker
+        self._store = store
+        self._sampler = ProbeSampler()
+        self._condition: Condition | None = None
+
+    def step(self, now: float, observations: Sequence[Observation]) -> Tick:
+        """One tick.
+
+        Args:
+            now: Unix seconds of the tick.
+            observations: All results that became visible since the tick before.
+        """
+        ordered = sorted(observations, key=lambda observation: observation.visible_at)
+        self._save_samples(now, ordered)
+        for observation in ordered:
+            self.picture.observe(observation)
+        judgement = self.picture.judge(now)
+        values = self.picture.values()
+        state, checkpoint = self._tracker.observe(self.target, now, judgement.condition, judgement.reason, values)
+        events = self.picture.take_events()
+        if judgement.condition is not self._condition:
+            if self._condition is not None:
+                events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
+            self._condition = judgement.condition
+        if self._store is not None:
+            for event in events:
+                self._store.enqueue_event(event)
+        return Tick(self.picture.snapshot(now, state, values), tuple(events), checkpoint)
+
+    def _save_samples(self, now: float, observations: Sequence[Observation]) -> None:
+        if self._store is None:
+            return
+        for observation in observations:
+            if not isinstance(observation, PageObservation):
+                continue
+            if observation.layout is not None and observation.values is not None:
+                self._store.save_scrape(
+                    observation.layout, observation.values, timestamp=observation.timestamp, target=self.target
+                )
+        sampled = self._sampler.sample([o for o in observations if not isinstance(o, LogObservation)])
+        if sampled is not None:
+            layout, values = sampled
+            self._store.save_scrape(layout, values, timestamp=now, target=self.target, source="probes")
+
+
+def _change(target: str, now: float, before: Condition, after: Condition, reason: str) -> Event:
+    if after in _LOUD:
+        severity = Severity.CRITICAL
+    elif after in _QUIET:
+        severity = Severity.INFO
+    else:
+        severity = Severity.WARNING
+    return Event(
+        timestamp=now,
+        event_type="condition_changed",
+        message=f"{before} became {after}: {reason}",
+        severity=severity,
+        target=target,
+        data={"before": before, "after": after, "reason": reason},
+    )

@@ -1,0 +1,93 @@
+"""Replays a recording through the pipeline that watches live servers.
+
+A result is delivered when it was there, never when it was asked for, and ground truth is not delivered at all, so
+no verdict before time T depends on anything after T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_monitor.collectors import Recording
+from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.lifecycle_tracker import LifecycleTracker
+from vllm_monitor.persistence import PersistenceManager
+
+__all__ = ["ReplayReport", "replay_ticks"]
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What a replay found.
+
+    Args:
+        recording: Name of the recording.
+        ticks: How many ticks were judged.
+        timeline: One entry per change of state or condition: ``ts, target, state, condition, reason``.
+        alerts: Alerts: ``ts, name, severity, state``.
+        predictions: Predictions: ``ts, failure_type, probability, time_to_failure``.
+    """
+
+    recording: str
+    ticks: int = 0
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, tick: Tick) -> None:
+        """Take in one tick."""
+        self.ticks += 1
+        snapshot = tick.snapshot
+        last = self.timeline[-1] if self.timeline else None
+        verdict = (snapshot.state.value, snapshot.condition.value)
+        if last is None or (last["state"], last["condition"]) != verdict:
+            self.timeline.append(
+                {
+                    "ts": round(snapshot.timestamp, 3),
+                    "target": snapshot.target,
+                    "state": snapshot.state.value,
+                    "condition": snapshot.condition.value,
+                    "reason": snapshot.reason,
+                }
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values, in the documented order of keys."""
+        return {
+            "recording": self.recording,
+            "ticks": self.ticks,
+            "timeline": self.timeline,
+            "alerts": self.alerts,
+            "predictions": self.predictions,
+        }
+
+
+def replay_ticks(
+    recording: Recording, *, store: PersistenceManager | None = None, interval_seconds: float | None = None
+) -> Iterator[Tick]:
+    """Replay a recording tick by tick, as fast as the consumer asks.
+
+    Args:
+        recording: What was recorded; its observations are in the order in which their results were there.
+        store: Where samples and checkpoints go; ``None`` keeps nothing.
+        interval_seconds: Time between two ticks; by default that of the recording.
+
+    Yields:
+        One :class:`Tick` per interval, from the first observation to the last.
+    """
+    observations = recording.observations
+    if not observations:
+        return
+    interval = interval_seconds or recording.interval_seconds
+    pipeline = TargetPipeline(recording.target, tracker=LifecycleTracker(store, resume=False), store=store)
+    began = min(observation.timestamp for observation in observations)
+    position, count = 0, 0
+    while position < len(observations):
+        now = began + count * interval
+        end = position
+        while end < len(observations) and observations[end].visible_at <= now:
+            end += 1
+        yield pipeline.step(now, observations[position:end])
+        position, count = end, count + 1

@@ -1,1 +1,5 @@
-"""To be described."""
+"""The command line. ``main`` is the console script ``vllm-monitor``."""
+
+from vllm_monitor.cli.app import main
+
+__all__ = ["main"]

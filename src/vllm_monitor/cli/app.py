@@ -1,0 +1,64 @@
+"""Builds the command line from one thin file per group of commands, and turns errors into words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from vllm_monitor import __version__
+from vllm_monitor.cli.demo import demo
+from vllm_monitor.cli.query import query
+from vllm_monitor.cli.recordings import record, replay
+from vllm_monitor.cli.simulate import simulate
+from vllm_monitor.cli.stored import stats, status
+from vllm_monitor.cli.watch import watch
+from vllm_monitor.errors import ConfigurationError, VLLMMonitorError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="vllm-monitor",
+    help="Watches vLLM inference servers, remembers everything, and sees the stalls that /health does not.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (watch, status, query, stats, record, replay, simulate, demo):
+    app.command()(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vllm-monitor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the monitor does to stderr.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Run the command line; ends the process with 0, 1 (it failed) or 2 (it was asked for wrongly)."""
+    try:
+        app()
+    except VLLMMonitorError as error:
+        sys.stderr.write(f"error: {error.message}\n hint: {error.hint}\n")
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone (a pipe into head). Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

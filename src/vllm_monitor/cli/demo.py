@@ -1,0 +1,180 @@
+"""``vllm-monitor demo``: a simulated server, the monitor and a few faults, and a report of what was seen."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vllm_monitor.cli.options import JsonOption, StorageDirOption, stop_on_signals
+
+if TYPE_CHECKING:
+    from vllm_monitor.core import Tick, VLLMMonitor
+    from vllm_monitor.simulator import Fault
+
+__all__ = ["demo"]
+
+LEAST_SECONDS = 30.0
+SEEN_WITHIN_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A fault and the conditions by which it may be recognised."""
+
+    fault: Fault
+    title: str
+    conditions: frozenset[str]
+    seen_as: str = ""
+    seen_after_seconds: float | None = None
+
+
+def demo(
+    duration: Annotated[float, typer.Option("--duration", help="How many seconds to run.")] = 60.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the simulated load.")] = 0,
+    storage_dir: StorageDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run a simulated vLLM server with faults, watch it, and report what was seen and stored."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from vllm_monitor.clock import SystemClock
+    from vllm_monitor.core import MonitorConfig, VLLMMonitor
+    from vllm_monitor.errors import ConfigurationError
+    from vllm_monitor.persistence import PersistenceConfig
+    from vllm_monitor.simulator import SimulatorProcess
+
+    if not duration >= LEAST_SECONDS:
+        raise ConfigurationError(
+            f"--duration {duration:g} is too short for a fault to show", hint=f"give at least {LEAST_SECONDS:g} seconds"
+        )
+    plans = _plan(duration)
+    ticks: list[Tick] = []
+    with TemporaryDirectory(prefix="vllm-monitor-demo-") as folder:
+        monitor = VLLMMonitor(
+            MonitorConfig(targets=(), interval_seconds=1.0),
+            persistence_config=PersistenceConfig(storage_dir=storage_dir or Path(folder) / "store"),
+        )
+        try:
+            simulator = SimulatorProcess(seed=seed, faults=[plan.fault for plan in plans], rate=3.0)
+            began = SystemClock().now()
+            with simulator:
+                monitor.add_target(simulator.url)
+                monitor.add_listener(ticks.append)
+                if not json:
+                    _announce(simulator.url, plans, duration)
+                _run(monitor, duration, quiet=json)
+            _recognise(plans, ticks, began)
+            report = _report(plans, ticks, monitor, duration)
+        finally:
+            monitor.close()
+    _print(report, as_json=json)
+
+
+def _plan(duration: float) -> list[_Plan]:
+    from vllm_monitor.simulator import parse_fault
+
+    freeze, overload, crash = 0.2 * duration, 0.5 * duration, 0.8 * duration
+    return [
+        _Plan(
+            parse_fault(f"freeze@{freeze:g}+{0.22 * duration:g}"),
+            "engine frozen (its /health says 200 all along)",
+            frozenset({"stalled"}),
+        ),
+        _Plan(
+            parse_fault(f"overload@{overload:g}+{0.2 * duration:g},rate_multiplier=8"),
+            "more requests than it can serve",
+            frozenset({"saturated"}),
+        ),
+        _Plan(
+            parse_fault(f"crash@{crash:g},restart=0"),
+            "engine killed",
+            frozenset({"engine_dead", "api_dead"}),
+        ),
+    ]
+
+
+def _announce(url: str, plans: list[_Plan], duration: float) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(f"A simulated vLLM server runs at {url} for {duration:g} s, with these faults:")
+    for plan in plans:
+        console.print(f"  at {plan.fault.start_seconds:5.1f} s  {plan.title}")
+
+
+def _run(monitor: VLLMMonitor, duration: float, *, quiet: bool) -> None:
+    if quiet or not sys.stdout.isatty():
+        with stop_on_signals(monitor.request_stop):
+            monitor.run(duration)
+        return
+    from vllm_monitor.cli.watch import show
+
+    show(monitor, duration)
+
+
+def _recognise(plans: list[_Plan], ticks: list[Tick], began: float) -> None:
+    for plan in plans:
+        start = began + plan.fault.start_seconds
+        end = start + (plan.fault.duration_seconds or 0.0) + SEEN_WITHIN_SECONDS
+        for tick in ticks:
+            snapshot = tick.snapshot
+            if start <= snapshot.timestamp <= max(end, start + 30.0) and snapshot.condition.value in plan.conditions:
+                plan.seen_as = snapshot.condition.value
+                plan.seen_after_seconds = snapshot.timestamp - start
+                break
+
+
+def _report(plans: list[_Plan], ticks: list[Tick], monitor: VLLMMonitor, duration: float) -> dict[str, Any]:
+    statistics: dict[str, Any] = {}
+    if monitor.persistence_manager is not None:
+        monitor.persistence_manager.flush_all()
+        statistics = monitor.persistence_manager.get_statistics()
+    return {
+        "duration_seconds": duration,
+        "ticks": len(ticks),
+        "faults": [
+            {
+                "fault": plan.fault.kind.value,
+                "what": plan.title,
+                "seen_as": plan.seen_as or None,
+                "seen_after_seconds": None if plan.seen_after_seconds is None else round(plan.seen_after_seconds, 1),
+            }
+            for plan in plans
+        ],
+        "health_was_200_while_stalled": any(
+            tick.snapshot.condition.value == "stalled" and tick.snapshot.health_status == 200 for tick in ticks
+        ),
+        "samples_stored": statistics.get("samples", 0),
+        "bytes_on_disk": statistics.get("bytes_on_disk", 0),
+    }
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        from json import dumps
+
+        typer.echo(dumps(report))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("fault", "what happened", "seen as", "after", title="What the monitor saw")
+    for fault in report["faults"]:
+        seconds = fault["seen_after_seconds"]
+        table.add_row(
+            fault["fault"],
+            fault["what"],
+            fault["seen_as"] or "not seen",
+            "-" if seconds is None else f"{seconds:.1f} s",
+        )
+    console = Console()
+    console.print(table)
+    if report["health_was_200_while_stalled"]:
+        console.print("While the engine was stalled, /health went on saying 200.")
+    console.print(
+        f"{report['ticks']} ticks, {report['samples_stored']} samples stored in {report['bytes_on_disk']} bytes."
+    )

@@ -1,0 +1,57 @@
+"""Finds the gaps in the scrapes of a target, and why they are there."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_monitor.persistence import PersistenceManager
+
+__all__ = ["find_gaps"]
+
+GAP_FACTOR = 2.5
+LEAST_GAP_SECONDS = 1.5
+
+
+def find_gaps(
+    store: PersistenceManager,
+    targets: Sequence[str],
+    start_time: float | None = None,
+    end_time: float | None = None,
+) -> list[dict[str, Any]]:
+    """Gaps between stored pages that are much longer than the usual time between two.
+
+    Args:
+        store: Where the pages are.
+        targets: Which targets to look at.
+        start_time: From this time on.
+        end_time: Up to this time.
+
+    Returns:
+        One entry per gap: ``target, from, to, seconds, reason``, oldest first per target.
+    """
+    starts = [
+        event.timestamp
+        for event in store.get_events(event_type="monitor_started", start_time=start_time, limit=100_000)
+    ]
+    gaps = []
+    for target in targets:
+        times = store.scrape_times(target, start_time=start_time, end_time=end_time)
+        steps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        usual = statistics.median(steps) if steps else 0.0
+        for earlier, step in zip(times, steps, strict=False):
+            if step > max(GAP_FACTOR * usual, LEAST_GAP_SECONDS):
+                later = earlier + step
+                away = any(earlier < begun <= later for begun in starts)
+                gaps.append(
+                    {
+                        "target": target,
+                        "from": round(earlier, 3),
+                        "to": round(later, 3),
+                        "seconds": round(step, 3),
+                        "reason": "no monitor was running" if away else "no page could be read",
+                    }
+                )
+    return gaps

@@ -1,0 +1,80 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from vllm_monitor.errors import ConfigurationError
+
+__all__ = ["JsonOption", "StorageDirOption", "parse_duration", "parse_time", "stop_on_signals"]
+
+StorageDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage-dir",
+        envvar="VLLMMON_STORAGE_DIR",
+        help="Folder of the store (default: ~/.vllm_monitor).",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``15m``, ``2h``, ``7d`` or ``1w``.
+
+    Raises:
+        ConfigurationError: When it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
+    if match is None:
+        raise ConfigurationError(f"{text!r} is no duration", hint="write for example 90s, 15m, 2h or 7d")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def parse_time(text: str) -> float:
+    """Unix seconds of a number or of an ISO 8601 time (local when it has no offset).
+
+    Raises:
+        ConfigurationError: When it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{text!r} is no time", hint="write unix seconds or for example 2026-01-31T14:00:00"
+        ) from error
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on the first SIGINT or SIGTERM; a second one ends the process as usual."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        stop()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""``vllm-monitor record`` and ``replay``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vllm_monitor.cli.options import JsonOption, StorageDirOption, stop_on_signals
+
+if TYPE_CHECKING:
+    from vllm_monitor.persistence import PersistenceManager
+
+__all__ = ["record", "replay", "temporary_store"]
+
+
+def record(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server to record.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; .gz compresses it.")],
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
+    ] = None,
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between two scrapes.")] = 1.0,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the server.", show_default=False),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="The server's log, recorded as well.", show_default=False)
+    ] = None,
+    canary: Annotated[bool, typer.Option("--canary", help="Send and record a 1-token request every 2 s.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify https certificates.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+) -> None:
+    """Record what a server shows, to be replayed later. Ctrl-C ends it."""
+    from vllm_monitor.clock import SystemClock
+    from vllm_monitor.collectors import RecordingWriter
+    from vllm_monitor.core import MonitorConfig, VLLMMonitor
+
+    config = MonitorConfig(
+        interval_seconds=interval, api_key=api_key, canary=canary, ca_file=ca_file, insecure=insecure
+    )
+    monitor = VLLMMonitor(config, enable_persistence=False)
+    target = monitor.add_target(url, log_file=log_file)
+    counted = 0
+    started_at = SystemClock().now()
+    with RecordingWriter(
+        output, target=target, started_at=started_at, interval_seconds=interval, overwrite=force
+    ) as writer:
+
+        def write(observation: Any) -> None:
+            nonlocal counted
+            writer.write(observation)
+            counted += 1
+
+        monitor.add_observer(write)
+        with stop_on_signals(monitor.request_stop):
+            monitor.run(duration)
+    typer.echo(f"{counted} observations of {target} written to {output}")
+
+
+def replay(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings to replay.")],
+    storage_dir: StorageDirOption = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", help="Seconds between two ticks (default: that of the recording).", show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Replay recordings through the same judgement as a live watch, faster than real time."""
+    from json import dumps
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    from vllm_monitor.collectors import read_recording
+    from vllm_monitor.core import ReplayReport, count_ticks, replay_ticks
+    from vllm_monitor.errors import ConfigurationError
+
+    if interval is not None and not interval > 0:
+        raise ConfigurationError(f"--interval {interval} is not positive", hint="give a number of seconds above 0")
+    console = Console()
+    with temporary_store(storage_dir) as store:
+        for path in files:
+            recording = read_recording(path)
+            name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+            report = ReplayReport(name)
+            ticks = replay_ticks(recording, store=store, interval_seconds=interval)
+            total = count_ticks(recording, interval)
+            bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+            with bar:
+                for tick in bar.track(ticks, total=total, description=escape(name)):
+                    report.add(tick)
+            if json:
+                typer.echo(dumps(report.as_json(), separators=(",", ":")))
+                continue
+            console.print(f"[bold]{escape(name)}[/bold]: {report.ticks} ticks")
+            for entry in report.timeline:
+                seconds = entry["ts"] - report.timeline[0]["ts"]
+                console.print(f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(entry['reason'])}")
+            for note in recording.notes:
+                console.print(f"  note: {escape(note)}")
+
+
+@contextmanager
+def temporary_store(storage_dir: Path | None) -> Iterator[PersistenceManager]:
+    """The store in ``storage_dir``, or one that is gone afterwards."""
+    from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+
+    with tempfile.TemporaryDirectory(prefix="vllm-monitor-") as folder:
+        config = PersistenceConfig(storage_dir=storage_dir or Path(folder) / "store")
+        store = PersistenceManager(config)
+        try:
+            yield store
+        finally:
+            store.close()

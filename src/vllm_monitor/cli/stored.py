@@ -1,0 +1,117 @@
+"""``vllm-monitor status`` and ``stats``: what the store knows, without watching anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from vllm_monitor.cli.options import JsonOption, StorageDirOption
+
+if TYPE_CHECKING:
+    from vllm_monitor.persistence import PersistenceManager
+
+__all__ = ["open_store", "stats", "status"]
+
+
+@contextmanager
+def open_store(storage_dir: Path | None) -> Iterator[PersistenceManager]:
+    """The store in a folder, for reading.
+
+    Raises:
+        ConfigurationError: When there is none: reading must not make one.
+    """
+    from vllm_monitor.errors import ConfigurationError
+    from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+
+    folder = {} if storage_dir is None else {"storage_dir": storage_dir}
+    config = PersistenceConfig(required=True, **folder)
+    path = config.storage_dir / config.db_file
+    if not path.exists():
+        raise ConfigurationError(
+            f"there is no store at {path}",
+            hint="name the folder that vllm-monitor watch writes to with --storage-dir",
+        )
+    store = PersistenceManager(config)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> None:
+    """Show how every target was when it was last looked at."""
+    from vllm_monitor.clock import SystemClock
+
+    now = SystemClock().now()
+    with open_store(storage_dir) as store:
+        targets = [_target_status(store, target) for target in store.list_targets() if target]
+    if json:
+        from json import dumps
+
+        typer.echo(dumps({"targets": targets}))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not targets:
+        console.print("the store has seen no server yet")
+        return
+    table = Table("target", "condition", "state", "since", "last page", "reason")
+    for entry in targets:
+        table.add_row(
+            *(escape(str(entry[key])) if entry[key] is not None else "-" for key in ("target", "condition", "state")),
+            _ago(entry["since"], now),
+            _ago(entry["last_page_at"], now),
+            escape(entry["reason"] or "-"),
+        )
+    console.print(table)
+
+
+def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
+    checkpoints = store.get_checkpoints(limit=1, target=target)
+    last = checkpoints[0] if checkpoints else None
+    last_page_at = store.last_scrape_at(target)
+    return {
+        "target": target,
+        "condition": last.condition.value if last is not None and last.condition is not None else None,
+        "state": last.state.value if last is not None else None,
+        "reason": last.reason if last is not None else None,
+        "since": last.timestamp if last is not None else None,
+        "last_page_at": last_page_at,
+        "is_being_watched": store.is_leased(target),
+    }
+
+
+def _ago(timestamp: float | None, now: float) -> str:
+    from vllm_monitor.terminal import format_duration
+
+    return "-" if timestamp is None else f"{format_duration(now - timestamp)} ago"
+
+
+def stats(storage_dir: StorageDirOption = None, json: JsonOption = False) -> None:
+    """Show what the store holds: records, bytes, oldest and newest."""
+    with open_store(storage_dir) as store:
+        statistics = store.get_statistics()
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(statistics, default=str))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("what", "value")
+    for name, value in statistics.items():
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                table.add_row(escape(f"{name}: {key}"), escape(str(inner)))
+        else:
+            table.add_row(escape(name), escape(str(value)))
+    Console().print(table)

@@ -1,0 +1,161 @@
+"""``vllm-monitor watch``: the main job."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vllm_monitor.cli.options import StorageDirOption, stop_on_signals
+from vllm_monitor.clock import SystemClock
+from vllm_monitor.records import Event
+
+if TYPE_CHECKING:
+    from vllm_monitor.core import Tick, VLLMMonitor
+
+__all__ = ["show", "watch"]
+
+
+def watch(
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="URL...", help="Servers to watch, for example http://127.0.0.1:8000", show_default=False
+        ),
+    ] = None,
+    storage_dir: StorageDirOption = None,
+    interval: Annotated[
+        float | None,
+        typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per target and tick.")] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the servers.", show_default=False),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="The server's log, to see why it died.", show_default=False)
+    ] = None,
+    canary: Annotated[
+        bool | None,
+        typer.Option("--canary/--no-canary", help="Send a 1-token request every 2 s.", show_default=False),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", help="Seconds to wait for an answer (default: 3).", show_default=False),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
+    ] = None,
+    store: Annotated[bool, typer.Option("--store/--no-store", help="Remember what is seen.")] = True,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings in a TOML file.", show_default=False)
+    ] = None,
+) -> None:
+    """Watch vLLM servers: what they do, how they are, and what happened. Ctrl-C ends it."""
+    from vllm_monitor.core import MonitorConfig, VLLMMonitor
+    from vllm_monitor.errors import ConfigurationError
+    from vllm_monitor.persistence import PersistenceConfig
+
+    given = {
+        "targets": tuple(urls) if urls else None,
+        "interval_seconds": interval,
+        "api_key": api_key,
+        "canary": canary,
+        "timeout_seconds": timeout,
+        "ca_file": ca_file,
+        "insecure": insecure,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = MonitorConfig.from_toml(config, **chosen) if config is not None else MonitorConfig(**chosen)
+    if not settings.targets:
+        raise ConfigurationError(
+            "there is no server to watch", hint="give a URL, for example: vllm-monitor watch http://127.0.0.1:8000"
+        )
+    if duration is not None and not duration > 0:
+        raise ConfigurationError(f"--duration {duration} is not positive", hint="give a number of seconds above 0")
+    if log_file is not None and len(settings.targets) != 1:
+        raise ConfigurationError("--log-file goes with one server", hint="watch each server with its own command")
+    targets, settings = settings.targets, settings.model_copy(update={"targets": ()})
+    monitor = VLLMMonitor(
+        settings,
+        enable_persistence=store,
+        persistence_config=PersistenceConfig(storage_dir=storage_dir) if storage_dir is not None else None,
+    )
+    try:
+        for url in targets:
+            monitor.add_target(url, log_file=log_file)
+        if json:
+            _print_json(monitor, duration)
+        else:
+            show(monitor, duration)
+    finally:
+        monitor.close()
+
+
+def _print_json(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
+    from json import dumps
+
+    from vllm_monitor.core import tick_as_json
+
+    broken = False
+
+    def on_tick(tick: Tick) -> None:
+        nonlocal broken
+        try:
+            sys.stdout.write(dumps(tick_as_json(tick), separators=(",", ":")) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            broken = True
+            monitor.request_stop()
+
+    monitor.add_listener(on_tick)
+    with stop_on_signals(monitor.request_stop):
+        monitor.run(duration_seconds)
+    if broken:
+        raise BrokenPipeError
+
+
+def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
+    """The live terminal view of a monitor, until Ctrl-C or the end of ``duration_seconds``."""
+    from vllm_monitor.cli.store_line import store_description, store_line
+    from vllm_monitor.terminal import LiveView
+
+    events: deque[Event] = deque(maxlen=1000)
+    ticked, done = threading.Event(), threading.Event()
+
+    def on_tick(tick: Tick) -> None:
+        events.extend(tick.events)
+        ticked.set()
+
+    monitor.add_listener(on_tick)
+    view = LiveView(store_description=store_description(monitor.persistence_manager))
+    clock = SystemClock()
+    ends_at = None if duration_seconds is None else clock.monotonic() + duration_seconds
+
+    def stop() -> None:
+        done.set()
+        ticked.set()
+
+    with stop_on_signals(stop), view:
+        monitor.start()
+        while not done.is_set() and (ends_at is None or clock.monotonic() < ends_at):
+            ticked.wait(timeout=0.5)
+            if not ticked.is_set():
+                continue
+            ticked.clear()
+            fresh = [events.popleft() for _ in range(len(events))]
+            snapshots = [tick.snapshot for tick in monitor.latest().values()]
+            view.update(snapshots, fresh, store_line(monitor.persistence_manager))
+            done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target
+        monitor.stop()

@@ -1,0 +1,26 @@
+"""What the screen says about the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["StoreLine"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLine:
+    """The state of the store at one tick.
+
+    Args:
+        stored_samples: Samples stored since this watch began.
+        bytes_on_disk: Size of the store in bytes.
+        dropped: Samples that could not be kept since this watch began.
+        healthy: Whether what is seen is being kept.
+        message: What is the matter with it, or anything worth knowing; may be empty.
+    """
+
+    stored_samples: int = 0
+    bytes_on_disk: int = 0
+    dropped: int = 0
+    healthy: bool = True
+    message: str = ""

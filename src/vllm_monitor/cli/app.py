@@ -24,6 +24,7 @@ app = typer.Typer(
     name="vllm-monitor",
     help="Watches vLLM inference servers, remembers everything, and sees the stalls that /health does not.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

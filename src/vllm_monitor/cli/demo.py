@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +106,7 @@ def _announce(url: str, plans: list[_Plan], duration: float) -> None:
 
 
 def _run(monitor: VLLMMonitor, duration: float, *, quiet: bool) -> None:
-    if quiet or not sys.stdout.isatty():
+    if quiet:
         with stop_on_signals(monitor.request_stop):
             monitor.run(duration)
         return
@@ -148,8 +147,8 @@ def _report(plans: list[_Plan], ticks: list[Tick], monitor: VLLMMonitor, duratio
         "health_was_200_while_stalled": any(
             tick.snapshot.condition.value == "stalled" and tick.snapshot.health_status == 200 for tick in ticks
         ),
-        "samples_stored": statistics.get("samples", 0),
-        "bytes_on_disk": statistics.get("bytes_on_disk", 0),
+        "samples_stored": statistics.get("counts", {}).get("metrics", 0),
+        "bytes_on_disk": statistics.get("bytes", 0),
     }
 
 

@@ -38,7 +38,8 @@ def find_gaps(
     ]
     gaps = []
     for target in targets:
-        times = store.scrape_times(target, start_time=start_time, end_time=end_time)
+        stored = store.scrape_times(target, start_time, end_time).get("metrics")
+        times = [] if stored is None else [at / 1000 for at in stored.tolist()]
         steps = [later - earlier for earlier, later in itertools.pairwise(times)]
         usual = statistics.median(steps) if steps else 0.0
         for earlier, step in zip(times, steps, strict=False):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from vllm_monitor.clock import SystemClock
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.terminal import StoreLine
 
-__all__ = ["store_description", "store_line"]
+__all__ = ["StoreLines", "store_description"]
+
+COUNT_SECONDS = 15.0
+"""Counting what is stored reads the disk, so it is done this often only."""
 
 
 def store_description(store: PersistenceManager | None) -> str:
@@ -13,15 +17,39 @@ def store_description(store: PersistenceManager | None) -> str:
     return "nothing is stored (--no-store)" if store is None else f"stored in {store.config.storage_dir}"
 
 
-def store_line(store: PersistenceManager | None) -> StoreLine:
-    """The state of the store for the live view."""
-    if store is None:
-        return StoreLine(stored_samples=0, bytes_on_disk=0, dropped=0, healthy=True, message="nothing is stored")
-    health = store.health()
-    return StoreLine(
-        stored_samples=health.stored_samples,
-        bytes_on_disk=health.bytes_on_disk,
-        dropped=health.dropped,
-        healthy=health.healthy,
-        message=health.message,
-    )
+class StoreLines:
+    """The state of the store for the live view.
+
+    Args:
+        store: The store; ``None`` when nothing is stored.
+    """
+
+    def __init__(self, store: PersistenceManager | None) -> None:
+        self._store = store
+        self._clock = SystemClock()
+        self._count_at = 0.0
+        self._samples = 0
+        self._bytes = 0
+
+    def newest(self, *, count: bool = False) -> StoreLine:
+        """The state now.
+
+        Args:
+            count: Count what is stored even if that was done a moment ago.
+        """
+        if self._store is None:
+            return StoreLine(message="nothing is stored (--no-store)")
+        now = self._clock.monotonic()
+        if count or now >= self._count_at:
+            self._count_at = now + COUNT_SECONDS
+            statistics = self._store.get_statistics()
+            self._samples = int(statistics["counts"]["metrics"])
+            self._bytes = int(statistics["bytes"])
+        health = self._store.health()
+        return StoreLine(
+            stored_samples=self._samples,
+            bytes_on_disk=self._bytes,
+            dropped=sum(health.dropped.values()),
+            healthy=health.ok,
+            message=health.message,
+        )

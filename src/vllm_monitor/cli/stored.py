@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vllm_monitor.cli.options import JsonOption, StorageDirOption
+from vllm_monitor.records import MetricType
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager
@@ -27,8 +28,9 @@ def open_store(storage_dir: Path | None) -> Iterator[PersistenceManager]:
     from vllm_monitor.errors import ConfigurationError
     from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 
-    folder = {} if storage_dir is None else {"storage_dir": storage_dir}
-    config = PersistenceConfig(required=True, **folder)
+    config = PersistenceConfig(required=True)
+    if storage_dir is not None:
+        config = PersistenceConfig(required=True, storage_dir=storage_dir)
     path = config.storage_dir / config.db_file
     if not path.exists():
         raise ConfigurationError(
@@ -76,22 +78,22 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
 def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
     checkpoints = store.get_checkpoints(limit=1, target=target)
     last = checkpoints[0] if checkpoints else None
-    last_page_at = store.last_scrape_at(target)
+    samples = store.latest(target=target)
+    page_times = [sample["timestamp"] for sample in samples if sample["metric_type"] == MetricType.PERFORMANCE]
     return {
         "target": target,
         "condition": last.condition.value if last is not None and last.condition is not None else None,
         "state": last.state.value if last is not None else None,
         "reason": last.reason if last is not None else None,
         "since": last.timestamp if last is not None else None,
-        "last_page_at": last_page_at,
-        "is_being_watched": store.is_leased(target),
+        "last_page_at": max(page_times, default=None),
     }
 
 
 def _ago(timestamp: float | None, now: float) -> str:
-    from vllm_monitor.terminal import format_duration
+    from vllm_monitor.terminal.format import duration
 
-    return "-" if timestamp is None else f"{format_duration(now - timestamp)} ago"
+    return "-" if timestamp is None else f"{duration(max(0.0, now - timestamp))} ago"
 
 
 def stats(storage_dir: StorageDirOption = None, json: JsonOption = False) -> None:

@@ -128,7 +128,7 @@ def _print_json(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
 
 def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
     """The live terminal view of a monitor, until Ctrl-C or the end of ``duration_seconds``."""
-    from vllm_monitor.cli.store_line import store_description, store_line
+    from vllm_monitor.cli.store_line import StoreLines, store_description
     from vllm_monitor.terminal import LiveView
 
     events: deque[Event] = deque(maxlen=1000)
@@ -139,6 +139,7 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
         ticked.set()
 
     monitor.add_listener(on_tick)
+    store_lines = StoreLines(monitor.persistence_manager)
     view = LiveView(store_description=store_description(monitor.persistence_manager))
     clock = SystemClock()
     ends_at = None if duration_seconds is None else clock.monotonic() + duration_seconds
@@ -156,6 +157,6 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
             ticked.clear()
             fresh = [events.popleft() for _ in range(len(events))]
             snapshots = [tick.snapshot for tick in monitor.latest().values()]
-            view.update(snapshots, fresh, store_line(monitor.persistence_manager))
+            view.update(snapshots, fresh, store_lines.newest())
             done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target
         monitor.stop()

@@ -1,1 +1,32 @@
-"""To be described."""
+"""Everything that looks at a server: over HTTP, at its processes and host, its GPUs, its log, and recordings.
+
+Each collector delivers observations (:mod:`vllm_monitor.records`) and none of them judges what it sees.
+"""
+
+from vllm_monitor.collectors.exposition import PageParser, ParsedPage
+from vllm_monitor.collectors.gpu import GpuCollector
+from vllm_monitor.collectors.http_session import Connections
+from vllm_monitor.collectors.local_machine import LocalMachine
+from vllm_monitor.collectors.probes import TargetProbe
+from vllm_monitor.collectors.processes import ProcessCollector
+from vllm_monitor.collectors.recording import Recording, RecordingWriter, read_recording
+from vllm_monitor.collectors.samples import PROBE_METRICS, ProbeSampler
+from vllm_monitor.collectors.server_log import LogTail
+from vllm_monitor.collectors.targets import normalise_target
+
+__all__ = [
+    "PROBE_METRICS",
+    "Connections",
+    "GpuCollector",
+    "LocalMachine",
+    "LogTail",
+    "PageParser",
+    "ParsedPage",
+    "ProbeSampler",
+    "ProcessCollector",
+    "Recording",
+    "RecordingWriter",
+    "TargetProbe",
+    "normalise_target",
+    "read_recording",
+]

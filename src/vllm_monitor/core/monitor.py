@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from vllm_monitor.clock import Clock, SystemClock
-from vllm_monitor.collectors import Connections, GpuCollector, ProcessCollector
+from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.follower import TargetFollower
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
@@ -69,7 +69,8 @@ class VLLMMonitor:
         self._stopping: asyncio.Event | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._connections: Connections | None = None
-        self._gpus: GpuCollector | None = None
+        self._machine = LocalMachine(self._clock)
+        self._gpus = GpuCollector("", self._clock)
         self._thread: threading.Thread | None = None
         self._closed = False
         self._previous_sigterm: Any = None
@@ -189,6 +190,7 @@ class VLLMMonitor:
             self._closed = True
             if self._previous_sigterm is not None:
                 signal.signal(signal.SIGTERM, self._previous_sigterm)
+            self._gpus.close()
             if self.persistence_manager is not None:
                 self.persistence_manager.close()
 
@@ -253,8 +255,9 @@ class VLLMMonitor:
 
     async def _main(self, duration_seconds: float | None, started: threading.Event | None) -> None:
         self._stopping = asyncio.Event()
-        self._gpus = GpuCollector(self._clock)
         self._note("monitor_started", "the monitor has started")
+        if self._gpus.unavailable_reason:
+            _log.info("no GPU metrics: %s", self._gpus.unavailable_reason)
         async with Connections() as connections:
             with self._lock:
                 self._connections, self._loop = connections, asyncio.get_running_loop()
@@ -276,8 +279,6 @@ class VLLMMonitor:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                if self._gpus is not None:
-                    self._gpus.close()
                 self._note("monitor_stopped", "the monitor has stopped")
 
     def _start_task(self, target: TargetSettings, first_delay_seconds: float) -> None:
@@ -301,7 +302,7 @@ class VLLMMonitor:
                 self.config,
                 pipeline,
                 connections=connections,
-                processes=ProcessCollector(target.url, self._clock),
+                machine=self._machine,
                 gpus=self._gpus,
                 clock=self._clock,
                 on_tick=self._on_tick,

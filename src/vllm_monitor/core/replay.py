@@ -6,6 +6,7 @@ no verdict before time T depends on anything after T.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,9 @@ from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceManager
 
-__all__ = ["ReplayReport", "replay_ticks"]
+__all__ = ["ReplayReport", "count_ticks", "replay_ticks"]
+
+DEFAULT_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ def replay_ticks(
     observations = recording.observations
     if not observations:
         return
-    interval = interval_seconds or recording.interval_seconds
+    interval = interval_seconds or recording.interval_seconds or DEFAULT_INTERVAL_SECONDS
     pipeline = TargetPipeline(recording.target, tracker=LifecycleTracker(store, resume=False), store=store)
     began = min(observation.timestamp for observation in observations)
     position, count = 0, 0
@@ -91,3 +94,12 @@ def replay_ticks(
             end += 1
         yield pipeline.step(now, observations[position:end])
         position, count = end, count + 1
+
+
+def count_ticks(recording: Recording, interval_seconds: float | None = None) -> int:
+    """How many ticks :func:`replay_ticks` will yield."""
+    if not recording.observations:
+        return 0
+    interval = interval_seconds or recording.interval_seconds or DEFAULT_INTERVAL_SECONDS
+    began = min(observation.timestamp for observation in recording.observations)
+    return math.ceil((recording.observations[-1].visible_at - began) / interval) + 1

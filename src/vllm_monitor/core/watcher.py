@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from vllm_monitor.clock import Clock
-from vllm_monitor.collectors import Connections, GpuCollector, LogTail, ProcessCollector, TargetProbe
+from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine, LogTail, ProcessCollector, TargetProbe
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.records import Observation, VersionObservation
@@ -36,8 +37,8 @@ class TargetWatcher:
         config: Settings of the monitor.
         pipeline: Takes the observations.
         connections: HTTP connections shared by all watchers.
-        processes: Looks at the server's processes; ``None`` when it is not on this machine.
-        gpus: Looks at the GPUs of this machine; ``None`` where there are none.
+        machine: Looks at this machine's sockets and processes, shared by all watchers.
+        gpus: Looks at the GPUs of this machine, shared by all watchers.
         clock: Where time comes from.
         on_tick: Called after each step, on the event loop.
         on_observation: Called with each result in the order of arrival, for recorders.
@@ -50,8 +51,8 @@ class TargetWatcher:
         pipeline: TargetPipeline,
         *,
         connections: Connections,
-        processes: ProcessCollector | None,
-        gpus: GpuCollector | None,
+        machine: LocalMachine,
+        gpus: GpuCollector,
         clock: Clock,
         on_tick: Callable[[Tick], None],
         on_observation: Callable[[Observation], None] | None = None,
@@ -73,13 +74,12 @@ class TargetWatcher:
             insecure=config.insecure,
             max_page_bytes=config.max_page_bytes,
         )
-        self._processes = processes
+        self._processes = ProcessCollector(target.url, clock, machine)
         self._gpus = gpus
         self._log_tail = LogTail(target.log_file, target.url, clock) if target.log_file is not None else None
         self._arrived: list[Observation] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._due_at: dict[str, float] = {}
-        self._server_pid_or_start: object = None
 
     async def run(self, first_delay_seconds: float = 0.0) -> None:
         """Watch until cancelled.
@@ -135,10 +135,11 @@ class TargetWatcher:
         return await self._probe.canary(model, self._config.canary_timeout_seconds)
 
     def _look_at_host(self) -> None:
-        if self._processes is not None:
-            self._arrive(self._processes.collect())
-        if self._gpus is not None and self._processes is not None and self._processes.is_local:
-            self._arrive(self._gpus.collect(self.url))
+        look = self._processes.collect()
+        self._arrive(look)
+        gpus = self._gpus.collect() if look is not None else None
+        if gpus is not None:
+            self._arrive(replace(gpus, target=self.url))
         if self._log_tail is not None:
             for line in self._log_tail.poll():
                 self._arrive(line)

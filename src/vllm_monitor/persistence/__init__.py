@@ -1,1 +1,47 @@
-"""To be described."""
+"""The store: samples, checkpoints and events that survive whatever ends the process.
+
+What needs a database is imported when it is first used, so that settings can be read without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+
+if TYPE_CHECKING:
+    from vllm_monitor.persistence.manager import PersistenceManager
+    from vllm_monitor.persistence.redaction import redact, redact_text
+    from vllm_monitor.persistence.results import SeriesData, StoreHealth
+
+__all__ = [
+    "PersistenceConfig",
+    "PersistenceManager",
+    "SeriesData",
+    "StorageBackend",
+    "StoreHealth",
+    "redact",
+    "redact_text",
+]
+
+_LAZY = {
+    "PersistenceManager": "manager",
+    "SeriesData": "results",
+    "StoreHealth": "results",
+    "redact": "redaction",
+    "redact_text": "redaction",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

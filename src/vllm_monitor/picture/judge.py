@@ -30,6 +30,8 @@ LATCH_SECONDS = 60.0
 """A stall seen only by connections is believed this long after they stopped piling up."""
 DEATH_LOOKS = 2
 """Looks at the process tree that must agree that a process is gone; one alone may be a reading error."""
+UNASKED_SECONDS = 3.0
+"""A server whose process is seen for so long without a result of any probe has no open port (recordings)."""
 SATURATED_WAITING = 10.0
 SATURATED_KV_RATIO = 0.9
 SATURATED_PAGES = 3
@@ -193,7 +195,8 @@ class Judge:
         life, api = view.processes.life, view.api
         failure = api.page_failure
         if life is not None and life.ended_at is None:
-            if not api.refused and (life.was_ready or api.page is not None):
+            unasked = api.page is None and view.now - life.began_at >= UNASKED_SECONDS
+            if not api.refused and (life.was_ready or not unasked):
                 return None
             if not life.was_ready:
                 seconds = view.now - life.began_at

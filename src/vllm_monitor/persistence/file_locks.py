@@ -1,0 +1,109 @@
+"""Locks between processes that the kernel drops when their holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_monitor.clock import SystemClock
+from vllm_monitor.errors import StoreUnavailableError
+
+__all__ = ["Leases", "locked"]
+
+_POLL_SECONDS = 0.02
+
+
+def _open_private(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def locked(path: Path, timeout_seconds: float) -> Iterator[None]:
+    """Hold the exclusive lock of a file, which is made when it is missing.
+
+    Raises:
+        StoreUnavailableError: When another process keeps it for longer than ``timeout_seconds``.
+        OSError: When the file cannot be made.
+    """
+    clock = SystemClock()
+    pause = threading.Event()
+    descriptor = _open_private(path)
+    try:
+        deadline = clock.monotonic() + timeout_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.monotonic() > deadline:
+                    raise StoreUnavailableError(
+                        f"{path} is locked by another process",
+                        hint="Wait until it has finished with the store; the lock ends with that process.",
+                    ) from None
+            pause.wait(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Leases:
+    """Which targets this process watches into a store: one process per target. Thread-safe.
+
+    Args:
+        folder: Where the lock files are; made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+
+    def acquire(self, target: str) -> bool:
+        """Take the lease of a target; ``False`` when another process (or another manager) has it.
+
+        Raises:
+            OSError: When the lock file cannot be made.
+        """
+        with self._lock:
+            if target in self._held:
+                return True
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            name = hashlib.blake2b(target.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+            descriptor = _open_private(self._folder / f"{name}.lock")
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {target!r}\n".encode("utf-8", "backslashreplace"), 0)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            except OSError:
+                os.close(descriptor)
+                raise
+            self._held[target] = descriptor
+            return True
+
+    def release(self, target: str) -> None:
+        """Give the lease back; nothing happens when it is not held. The file stays: removing it would race."""
+        with self._lock:
+            descriptor = self._held.pop(target, None)
+            if descriptor is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
+
+    def release_all(self) -> None:
+        """Give all leases back."""
+        for target in list(self._held):
+            self.release(target)
+
+    def after_fork_in_child(self) -> None:
+        """Close what was inherited: the leases stay with the parent (closing a copy does not unlock)."""
+        self._lock = threading.Lock()
+        held, self._held = self._held, {}
+        for descriptor in held.values():
+            os.close(descriptor)

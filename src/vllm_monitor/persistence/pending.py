@@ -1,0 +1,245 @@
+"""What has been saved but is not committed yet: bounded, and visible to readers.
+
+Everything here is either waiting or in flight (taken by the writer, not yet committed). ``view_lock`` makes the
+move from here to the database one step for readers: the writer holds it while it commits and settles, a reader
+while it copies this and pins its view of the database, so that each record is seen exactly once.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from vllm_monitor.persistence.rare_rows import RareKind, Row
+from vllm_monitor.persistence.sample_values import SampleValue
+from vllm_monitor.records import Layout
+
+__all__ = ["Batch", "LooseSample", "LooseSeries", "Pending", "RareItem", "Scrape"]
+
+MOST_LOOSE_SAMPLES = 500_000  # some 70 MB
+MOST_SCRAPE_BYTES = 64 << 20
+MOST_RARE_RECORDS = 10_000
+_SCRAPES_PER_BATCH = 2_000
+_RARE_PER_BATCH = 500
+_BYTES_PER_SCRAPE = 300  # of Python objects around the values
+
+
+@dataclass(slots=True, eq=False)
+class LooseSeries:
+    """The identity of samples that are saved one by one, and the newest of them.
+
+    Args:
+        target: The server's URL, or empty.
+        metric_type: As given, as plain text.
+        metric_name: As given.
+        tags: As given.
+        tags_json: ``tags`` in the text of ``value_codec``, keys sorted.
+        newest: The sample saved last.
+    """
+
+    target: str
+    metric_type: str
+    metric_name: str
+    tags: dict[str, Any]
+    tags_json: str
+    newest: LooseSample | None = None
+
+
+class LooseSample(NamedTuple):
+    """One sample saved by ``save_metric``."""
+
+    series: LooseSeries
+    time_ms: int
+    value: SampleValue
+    metadata_json: str | None
+
+
+class Scrape(NamedTuple):
+    """One scrape saved by ``save_scrape``."""
+
+    target: str
+    source: str
+    layout: Layout
+    time_ms: int
+    values: array[float]
+
+
+@dataclass(slots=True, eq=False)
+class RareItem:
+    """One checkpoint or event on its way to the store.
+
+    Args:
+        kind: Table and codec.
+        record_id: Its id.
+        row: What will be inserted.
+        first_attempt: Becomes ``True`` when it is durable, ``False`` when the first attempt to write it failed
+            (it stays pending).
+    """
+
+    kind: RareKind[Any]
+    record_id: str
+    row: Row
+    first_attempt: Future[bool] = field(default_factory=Future)
+
+    def report(self, durable: bool) -> None:
+        """Tell whoever waits; only the first report counts."""
+        if not self.first_attempt.done():
+            self.first_attempt.set_result(durable)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes."""
+
+    scrapes: list[Scrape] = field(default_factory=list)
+    loose: list[LooseSample] = field(default_factory=list)
+    rare: list[RareItem] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.scrapes) + len(self.loose) + len(self.rare)
+
+    def halves(self) -> list[Batch]:
+        """Two smaller batches with the same items in the same order, to find one that cannot be written."""
+        middle = len(self) // 2
+        first = Batch()
+        first.scrapes = self.scrapes[:middle]
+        middle -= len(first.scrapes)
+        first.loose = self.loose[:middle]
+        middle -= len(first.loose)
+        first.rare = self.rare[:middle]
+        second = Batch(self.scrapes[len(first.scrapes) :], self.loose[len(first.loose) :], self.rare[len(first.rare) :])
+        return [first, second]
+
+    @classmethod
+    def joined(cls, parts: Iterable[Batch]) -> Batch:
+        """All items of some batches, in order."""
+        whole = cls()
+        for part in parts:
+            whole.scrapes += part.scrapes
+            whole.loose += part.loose
+            whole.rare += part.rare
+        return whole
+
+
+class Pending:
+    """The queues between those who save and the one who writes. Thread-safe.
+
+    ``loose`` is a plain deque so that saving a sample costs one append; when it is full the oldest go. Each
+    queue drops its oldest when it is full, and counts.
+    """
+
+    def __init__(self) -> None:
+        self.view_lock = threading.Lock()
+        self.loose: deque[LooseSample] = deque()
+        self.dropped = {"samples": 0, "scrapes": 0, "records": 0, "unwritable": 0, "closed": 0}
+        self._queue_lock = threading.Lock()
+        self._scrapes: deque[Scrape] = deque()
+        self._scrape_bytes = 0
+        self._rare: deque[RareItem] = deque()
+        self._in_flight = Batch()
+        self._durable: OrderedDict[str, None] = OrderedDict()
+
+    def count_drop(self, kind: str, number: int = 1) -> None:
+        """Count what was lost."""
+        with self._queue_lock:
+            self.dropped[kind] += number
+
+    def add_scrape(self, scrape: Scrape) -> int:
+        """Queue a scrape; the number that wait is returned."""
+        with self._queue_lock:
+            self._scrapes.append(scrape)
+            self._scrape_bytes += _size_of(scrape)
+            self._bound_scrapes()
+            return len(self._scrapes)
+
+    def add_rare(self, item: RareItem) -> None:
+        """Queue a rare record."""
+        with self._queue_lock:
+            self._rare.append(item)
+            self._bound_rare()
+
+    def bound_loose(self) -> None:
+        """Drop the oldest samples beyond the bound."""
+        with self._queue_lock:
+            while len(self.loose) > MOST_LOOSE_SAMPLES:
+                self.loose.popleft()
+                self.dropped["samples"] += 1
+
+    def take(self, most_loose: int) -> Batch:
+        """Take the next batch; it stays visible as in flight until it is settled or put back."""
+        with self.view_lock, self._queue_lock:
+            batch = Batch(
+                scrapes=_pop(self._scrapes, _SCRAPES_PER_BATCH),
+                loose=_pop(self.loose, most_loose),
+                rare=_pop(self._rare, _RARE_PER_BATCH),
+            )
+            self._scrape_bytes -= sum(map(_size_of, batch.scrapes))
+            self._in_flight = batch
+        return batch
+
+    def settle(self, committed: Batch, rest: Batch) -> None:
+        """Move on: ``committed`` is durable, ``rest`` is still in flight. The caller holds ``view_lock``."""
+        self._in_flight = rest
+        with self._queue_lock:
+            for item in committed.rare:
+                self._durable[item.record_id] = None
+                self._durable.move_to_end(item.record_id)
+            while len(self._durable) > MOST_RARE_RECORDS:
+                self._durable.popitem(last=False)
+
+    def is_durable(self, record_id: str) -> bool:
+        """Whether a record is known to be committed (the newest ten thousand are remembered)."""
+        with self._queue_lock:
+            return record_id in self._durable
+
+    def put_back(self) -> None:
+        """Queue again what was in flight, before what came since; the oldest go when that is too much."""
+        with self.view_lock, self._queue_lock:
+            batch, self._in_flight = self._in_flight, Batch()
+            self._scrapes.extendleft(reversed(batch.scrapes))
+            self._scrape_bytes += sum(map(_size_of, batch.scrapes))
+            self.loose.extendleft(reversed(batch.loose))
+            self._rare.extendleft(reversed(batch.rare))
+            self._bound_scrapes()
+            self._bound_rare()
+        self.bound_loose()
+
+    def snapshot(self) -> Batch:
+        """A copy of all that is not committed, in order of arrival. The caller holds ``view_lock``."""
+        with self._queue_lock:
+            return Batch(
+                scrapes=[*self._in_flight.scrapes, *self._scrapes],
+                loose=[*self._in_flight.loose, *self.loose.copy()],
+                rare=[*self._in_flight.rare, *self._rare],
+            )
+
+    def not_durable(self) -> int:
+        """The number of rare records that wait."""
+        return len(self._rare) + len(self._in_flight.rare)
+
+    def __len__(self) -> int:
+        return len(self._scrapes) + len(self.loose) + len(self._rare) + len(self._in_flight)
+
+    def _bound_scrapes(self) -> None:
+        while self._scrape_bytes > MOST_SCRAPE_BYTES:
+            self._scrape_bytes -= _size_of(self._scrapes.popleft())
+            self.dropped["scrapes"] += 1
+
+    def _bound_rare(self) -> None:
+        while len(self._rare) > MOST_RARE_RECORDS:
+            self._rare.popleft().report(durable=False)
+            self.dropped["records"] += 1
+
+
+def _size_of(scrape: Scrape) -> int:
+    return len(scrape.values) * 8 + _BYTES_PER_SCRAPE
+
+
+def _pop(queue: deque[Any], most: int) -> list[Any]:
+    # One popleft() at a time: samples are appended without a lock meanwhile.
+    return [queue.popleft() for _ in range(min(most, len(queue)))]

@@ -1,0 +1,302 @@
+"""The store in an SQL database: what the writer writes and what readers look at.
+
+Thread-safety: ``write``, ``commit``, ``rollback`` and ``close`` belong to one thread at a time; ``reading`` may
+be used by any thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy.exc import DBAPIError
+
+from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.file_locks import locked
+from vllm_monitor.persistence.identities import Identities
+from vllm_monitor.persistence.loose_codec import SPAN_MS, encode_loose
+from vllm_monitor.persistence.pending import Batch, LooseSample, RareItem, Scrape
+from vllm_monitor.persistence.sample_rows import SeriesCatalogue
+from vllm_monitor.persistence.sample_values import code_of
+from vllm_monitor.persistence.scrape_codec import (
+    DELTA,
+    KEYFRAME,
+    KEYFRAME_INTERVAL,
+    LOOSE,
+    Bits,
+    bits_of,
+    encode_scrape,
+    row_checksum,
+)
+from vllm_monitor.persistence.sqlite_file import (
+    Fault,
+    fault_of,
+    is_damaged,
+    make_engine,
+    prepare_file,
+    quarantine,
+)
+
+__all__ = ["SqlStore", "open_store"]
+
+_MOST_RUNS = 2_000
+_INSERT_METRICS = (
+    "INSERT INTO metrics (id, stream_id, kind, start_ms, end_ms, layout_id, previous_id, samples, payload, checksum)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_MetricsRow = tuple[int, int, int, int, int, int, int, int, bytes, int]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Where a run of scrapes stands: the next one is stored as its difference from this."""
+
+    row_id: int
+    bits: Bits
+    length: int
+
+
+class SqlStore:
+    """An open database with its one writing connection.
+
+    Args:
+        path: The database file.
+        config: Settings.
+        now: Unix seconds, noted when the store is new.
+    """
+
+    def __init__(self, path: Path, config: PersistenceConfig, now: float) -> None:
+        self.path = path
+        self.engine: Engine = make_engine(path, config)
+        self.quarantined: Path | None = None
+        self.catalogue = SeriesCatalogue()
+        self._pool_lock = threading.Lock()
+        self._closed = False
+        self._identities = Identities()
+        self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        try:
+            self._file_number = path.stat().st_ino
+            self._writer: Connection = self.engine.connect().execution_options(begin="IMMEDIATE")
+            self.store_id = self._introduce(now)
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    def _introduce(self, now: float) -> str:
+        """The id of the store; made when it is new. Also proves that it can be written."""
+        table = schema.store_meta
+        with self._writer.begin():
+            query = select(table.c.value).where(table.c.key == "store_id")
+            found = self._writer.execute(query).scalar()
+            if found is None:
+                found = uuid.uuid4().hex
+                facts = {"store_id": found, "created_at": repr(now)}
+                self._writer.execute(insert(table), [{"key": key, "value": value} for key, value in facts.items()])
+        return str(found)
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was opened (nobody renamed, removed or replaced it)."""
+        try:
+            return self.path.stat().st_ino == self._file_number
+        except OSError:
+            return False
+
+    def reading(self) -> Connection:
+        """A connection whose view of the database is fixed from now on; give it to :meth:`release`.
+
+        Raises:
+            StoreUnavailableError: When the store was closed meanwhile.
+        """
+        with self._pool_lock:
+            if self._closed:
+                raise StoreUnavailableError(f"{self.path} was just closed", hint="It is opened again by itself.")
+            connection = self.engine.connect()
+        try:
+            connection.execute(select(schema.store_meta.c.key).limit(1)).first()
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Take back what :meth:`reading` gave."""
+        if self._closed:
+            connection.invalidate()  # its pool is gone, nobody would close it later
+        connection.close()
+
+    def write(self, batch: Batch) -> None:
+        """Write a batch, without committing it."""
+        self._identities.bound()
+        self._writer.begin()
+        rows: list[_MetricsRow] = []
+        if batch.scrapes or batch.loose:
+            next_id = self._next_row_id()
+            self._add_scrapes(batch.scrapes, next_id, rows)
+            self._add_loose(batch.loose, next_id, rows)
+        if rows:
+            self._writer.exec_driver_sql(_INSERT_METRICS, rows)
+        for item in batch.rare:
+            self._upsert(item)
+
+    def commit(self) -> None:
+        """Make what was written durable."""
+        transaction = self._writer.get_transaction()
+        if transaction is not None:
+            transaction.commit()
+
+    def rollback(self) -> None:
+        """Forget what was written, and what was remembered of it."""
+        self._identities.forget()
+        self._runs.clear()
+        transaction = self._writer.get_transaction()
+        if transaction is not None:
+            transaction.rollback()
+
+    def checkpoint_log(self) -> None:
+        """Move what is in the write-ahead log into the file, as far as readers allow."""
+        self._raw_cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Close every connection; SQLite moves its log into the file when it was the last."""
+        try:
+            self._writer.close()
+        except DBAPIError as error:
+            if fault_of(error) is Fault.OTHER:
+                raise
+        finally:
+            with self._pool_lock:
+                self._closed = True
+                self.engine.dispose()
+
+    def size_bytes(self) -> int:
+        """The file and its log."""
+        names = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(name.stat().st_size for name in names if name.exists())
+
+    def _raw_cursor(self) -> Any:
+        connection = self._writer.connection.dbapi_connection
+        if connection is None:
+            raise StoreUnavailableError("the writing connection is gone", hint="It is opened again by itself.")
+        return connection.cursor()
+
+    def _next_row_id(self) -> int:
+        # Within our write transaction nobody else takes numbers.
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'metrics'"
+        return int(self._writer.exec_driver_sql(query).scalar() or 0) + 1
+
+    def _add_scrapes(self, scrapes: Sequence[Scrape], next_id: int, rows: list[_MetricsRow]) -> None:
+        for scrape in scrapes:
+            stream_id = self._identities.stream(self._writer, scrape.target, scrape.source)
+            layout_id = self._identities.layout(self._writer, stream_id, scrape.layout)
+            bits = bits_of(scrape.values)
+            row_id = next_id + len(rows)
+            run = self._runs.get((stream_id, layout_id))
+            if run is None or run.length >= KEYFRAME_INTERVAL:
+                kind, previous_id = KEYFRAME, 0
+                payload = encode_scrape(bits, None)
+                self._runs[stream_id, layout_id] = _Run(row_id, bits, 1)
+            else:
+                kind, previous_id = DELTA, run.row_id
+                payload = encode_scrape(bits, run.bits)
+                run.row_id, run.bits, run.length = row_id, bits, run.length + 1
+            self._runs.move_to_end((stream_id, layout_id))
+            time_ms = scrape.time_ms
+            checksum = row_checksum(kind, stream_id, layout_id, previous_id, time_ms, time_ms, payload)
+            rows.append(
+                (row_id, stream_id, kind, time_ms, time_ms, layout_id, previous_id, len(bits), payload, checksum)
+            )
+        while len(self._runs) > _MOST_RUNS:
+            self._runs.popitem(last=False)
+
+    def _add_loose(self, samples: Sequence[LooseSample], next_id: int, rows: list[_MetricsRow]) -> None:
+        numbers = self._identities.loose(self._writer, (sample.series for sample in samples))
+        groups: defaultdict[tuple[int, int], list[LooseSample]] = defaultdict(list)
+        for sample in samples:
+            # A row lies within one slot of time, so a range of time is a range of the index.
+            groups[numbers[id(sample.series)][0], sample.time_ms // (SPAN_MS + 1)].append(sample)
+        for (stream_id, _), group in groups.items():
+            times = [sample.time_ms for sample in group]
+            start_ms = min(times)
+            payload = encode_loose(
+                start_ms,
+                times,
+                [numbers[id(sample.series)][1] for sample in group],
+                [float(sample.value) for sample in group],
+                [code_of(sample.value) for sample in group],
+                {at: sample.metadata_json for at, sample in enumerate(group) if sample.metadata_json is not None},
+            )
+            end_ms = max(times)
+            checksum = row_checksum(LOOSE, stream_id, 0, 0, start_ms, end_ms, payload)
+            rows.append((next_id + len(rows), stream_id, LOOSE, start_ms, end_ms, 0, 0, len(group), payload, checksum))
+
+    def _upsert(self, item: RareItem) -> None:
+        """Insert a rare record; the same id again replaces it, so writing again after a doubt is harmless."""
+        table = schema.metadata.tables[item.kind.table]
+        id_column = table.c[item.kind.id_field]
+        found = self._writer.execute(select(table.c.id).where(id_column == item.row[item.kind.id_field])).scalar()
+        if found is None:
+            self._writer.execute(insert(table), item.row)
+        else:
+            self._writer.execute(table.update().where(table.c.id == found), item.row)
+
+
+def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) -> SqlStore:
+    """Open the store of a configuration; made, migrated, or replaced after damage, as needed.
+
+    Args:
+        config: Settings.
+        now: Unix seconds.
+        suspect: Damage was seen inside the file, so all of it is checked first.
+
+    Raises:
+        StoreTooNewError: When a newer version wrote it.
+        StoreDamagedError: When it is damaged and could not be set aside.
+        StoreUnavailableError: When it cannot be opened or written.
+    """
+    path = config.db_path
+    try:
+        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
+            return _open_locked(path, config, now, suspect=suspect)
+    except StorageError:
+        raise
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is Fault.OTHER and not isinstance(error, (DBAPIError, sqlite3.Error)):
+            raise
+        cause = str(error.orig if isinstance(error, DBAPIError) else error)
+        if fault is Fault.DAMAGED:
+            raise StoreDamagedError(
+                f"the store {path} is damaged: {cause}", hint="Move the file aside and start again."
+            ) from error
+        hint = (
+            "Another process holds it; it is tried again."
+            if fault is Fault.BUSY
+            else "Check that storage_dir is a folder that this user may write, and that the disk is not full."
+        )
+        raise StoreUnavailableError(f"the store {path} cannot be opened: {cause}", hint=hint) from error
+
+
+def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: bool) -> SqlStore:
+    if not suspect:
+        try:
+            prepare_file(path, config)
+            return SqlStore(path, config, now)
+        except Exception as error:
+            if fault_of(error) is not Fault.DAMAGED:
+                raise
+    # Checked under the lock: another process may have replaced the file since the damage was seen.
+    quarantined = quarantine(path, now) if path.exists() and is_damaged(path) else None
+    prepare_file(path, config)
+    store = SqlStore(path, config, now)
+    store.quarantined = quarantined
+    return store

@@ -1,0 +1,172 @@
+"""The SQLite file: made private, checked before it is touched, set aside when it is damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from vllm_monitor.errors import StoreUnavailableError
+from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.migrate import check_revision, revision_of, upgrade
+
+__all__ = ["Fault", "fault_of", "is_damaged", "make_engine", "prepare_file", "quarantine"]
+
+_LOG = logging.getLogger(__name__)
+_LARGEST_IDLE_LOG_BYTES = 16 << 20
+_SUFFIXES = ("", "-wal", "-shm")
+
+
+class Fault(Enum):
+    """What kind of trouble an exception of the store is."""
+
+    DAMAGED = "damaged"
+    BUSY = "busy"
+    UNAVAILABLE = "unavailable"
+    OTHER = "other"
+
+
+_FAULT_OF_CODE = {
+    sqlite3.SQLITE_CORRUPT: Fault.DAMAGED,
+    sqlite3.SQLITE_NOTADB: Fault.DAMAGED,
+    sqlite3.SQLITE_BUSY: Fault.BUSY,
+    sqlite3.SQLITE_LOCKED: Fault.BUSY,
+    sqlite3.SQLITE_PROTOCOL: Fault.BUSY,
+    sqlite3.SQLITE_FULL: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_IOERR: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_CANTOPEN: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_READONLY: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_PERM: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_AUTH: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_NOMEM: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_NOLFS: Fault.UNAVAILABLE,
+}
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Tell a damaged file from a busy, a missing or a full one, and those from a fault of ours."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, OSError):
+        return Fault.UNAVAILABLE
+    code = getattr(original, "sqlite_errorcode", None)
+    return Fault.OTHER if code is None else _FAULT_OF_CODE.get(code & 0xFF, Fault.OTHER)
+
+
+def _uri(path: Path, options: str) -> str:
+    return f"file:{quote(str(path.absolute()))}?{options}"
+
+
+def _lenient_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def make_engine(path: Path, config: PersistenceConfig) -> Engine:
+    """An engine whose transactions begin with what ``execution_options(begin=...)`` says."""
+    synchronous = "FULL" if config.durability == "full" else "NORMAL"
+
+    def connect() -> sqlite3.Connection:
+        # mode=rw: a file that was taken away must be noticed, not silently made again.
+        connection = sqlite3.connect(
+            _uri(path, "mode=rw"),
+            uri=True,
+            timeout=config.durable_timeout_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        # Damaged text must reach the checksum that finds it, not stop the whole query.
+        connection.text_factory = _lenient_text
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit={_LARGEST_IDLE_LOG_BYTES}")
+        return connection
+
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=QueuePool, max_overflow=100)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        mode = connection.get_execution_options().get("begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+def prepare_file(path: Path, config: PersistenceConfig) -> None:
+    """Make the file if it is missing, check whose it is, and migrate it. The caller holds the store lock.
+
+    Raises:
+        StoreTooNewError: When a newer version wrote it; it was not touched.
+        StoreUnavailableError: When it is not ours.
+        sqlite3.Error, DBAPIError, OSError: As :func:`fault_of` tells them apart.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if path.stat().st_uid == os.geteuid():
+        path.chmod(0o600)
+    if not check_revision(*_peek(path), str(path)):
+        return
+    engine = make_engine(path, config)
+    try:
+        with engine.connect().execution_options(begin="IMMEDIATE") as connection:
+            raw = connection.connection.dbapi_connection
+            if raw is None:  # pragma: no cover - SQLAlchemy connects on first use of .connection
+                raise StoreUnavailableError(f"{path} has no connection", hint="Try again.")
+            if path.stat().st_size == 0:
+                raw.cursor().execute("PRAGMA auto_vacuum=INCREMENTAL")  # only before the first table
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
+            with connection.begin():
+                # Looked at again under the write lock: another process may have migrated it meanwhile.
+                if check_revision(*revision_of(connection), str(path)):
+                    upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+def _peek(path: Path) -> tuple[str | None, bool]:
+    """The revision of a file and whether it has tables, without leaving a trace beside it."""
+    if path.stat().st_size == 0:
+        return None, False
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    connection = sqlite3.connect(_uri(path, "mode=ro" if has_log else "mode=ro&immutable=1"), uri=True)
+    try:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        if "alembic_version" not in names:
+            return None, bool(names)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return (row[0] if row else None), True
+    finally:
+        connection.close()
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether SQLite's own check finds the file damaged; reads all of it."""
+    try:
+        connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True)
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return fault_of(error) is Fault.DAMAGED
+
+
+def quarantine(path: Path, now: float) -> Path:
+    """Rename a damaged file, with its log, so that it is kept for salvage. The caller holds the store lock."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    for suffix in reversed(_SUFFIXES):
+        part = path.with_name(f"{path.name}{suffix}")
+        if part.exists():
+            part.rename(aside.with_name(f"{aside.name}{suffix}"))
+    _LOG.error("the store %s is damaged; it was kept as %s and a new one was started", path, aside)
+    return aside

@@ -1,0 +1,293 @@
+"""The one writer: takes what is pending and commits it in groups, for ever and whatever happens to the disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.pending import Batch, Pending
+from vllm_monitor.persistence.sql_store import SqlStore, open_store
+from vllm_monitor.persistence.sqlite_file import Fault, fault_of
+
+__all__ = ["StoreState", "Writer"]
+
+_LOG = logging.getLogger(__name__)
+
+GROUP_SECONDS = 0.1
+"""Samples are committed at most this long after they arrived: ten transactions a second, however many targets."""
+_FIRST_RETRY_SECONDS = 0.2
+_LONGEST_RETRY_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class StoreState:
+    """What the writer last knew of the store; read by any thread.
+
+    Args:
+        error: Why nothing can be written now; ``None`` when all is well.
+        last_error: The newest trouble, also when it is over.
+        last_flush: Unix seconds of the newest commit.
+        quarantined: Damaged files that were set aside.
+    """
+
+    error: StorageError | None = None
+    last_error: str = ""
+    last_flush: float | None = None
+    quarantined: tuple[str, ...] = ()
+
+
+class Writer:
+    """Owns the store: opens it, writes to it, retries, opens it again.
+
+    Args:
+        config: Settings.
+        pending: The queues it empties.
+        clock: For the times that are stored; waiting uses the host's clock.
+        on_quarantine: Called with the name of a damaged file that was set aside.
+        threaded: ``False`` makes every :meth:`wake` write before it returns.
+    """
+
+    def __init__(
+        self,
+        config: PersistenceConfig,
+        pending: Pending,
+        clock: Clock,
+        on_quarantine: Callable[[str], None],
+        *,
+        threaded: bool,
+    ) -> None:
+        self.state = StoreState()
+        self.store: SqlStore | None = None
+        self._config = config
+        self._pending = pending
+        self._clock = clock
+        self._host_clock = SystemClock()
+        self._on_quarantine = on_quarantine
+        self._work_lock = threading.RLock()
+        self._wake = threading.Event()
+        self._committed = threading.Event()
+        self._flushes: list[Future[bool]] = []
+        self._flush_lock = threading.Lock()
+        self._closing = False
+        self._suspect = False
+        self._urgent = False
+        self._retry_at = 0.0
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._log_checkpoint_at = self._host_clock.monotonic() + config.flush_interval_seconds
+        self._threaded = threaded
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> StorageError | None:
+        """Open the store; what went wrong is returned, and tried again later."""
+        with self._work_lock:
+            try:
+                self._ensure_store()
+            except Exception as error:  # noqa: BLE001  # whatever it is, watching must go on; it is reported
+                self._note_failure(error)
+        return self.state.error
+
+    def start(self) -> None:
+        """Start the thread."""
+        if self._threaded and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="vllm-monitor-store", daemon=True)
+            self._thread.start()
+
+    def wake(self, *, urgent: bool = False) -> None:
+        """Write soon; ``urgent`` also when the last attempt has just failed."""
+        if urgent:
+            self._urgent = True
+        if self._threaded:
+            self._wake.set()
+        else:
+            self.write_all()
+
+    def wait_for_room(self, most_seconds: float) -> None:
+        """Give the writer the processor until it has committed a batch, or for a moment."""
+        self._committed.wait(most_seconds)
+
+    def suspect_damage(self) -> None:
+        """Somebody read a damaged page: have the file checked, and replaced if it is so."""
+        self._suspect = True
+        self.wake()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Write all that is pending; whether it is durable."""
+        if not self._threaded or self._thread is None or not self._thread.is_alive():
+            return self.write_all(force=True)
+        done: Future[bool] = Future()
+        with self._flush_lock:
+            self._flushes.append(done)
+        self.wake(urgent=True)
+        try:
+            return done.result(timeout_seconds)
+        except TimeoutError:
+            return False
+
+    def close(self, timeout_seconds: float) -> None:
+        """Write what is pending, stop the thread, close the store."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+            if self._thread.is_alive():
+                _LOG.error("the store %s does not answer; it was left open", self._config.db_path)
+                return
+        with self._work_lock:
+            if self.store is not None or len(self._pending):
+                self.write_all(force=True)
+            self._close_store()
+        self._answer_flushes()
+
+    def write_all(self, *, force: bool = False) -> bool:
+        """Write until nothing is pending; ``False`` when something could not be written."""
+        with self._work_lock:
+            urgent, self._urgent = self._urgent or force, False
+            if not urgent and self._host_clock.monotonic() < self._retry_at:
+                return False
+            try:
+                store = self._ensure_store()
+                while batch := self._pending.take(self._config.batch_size):
+                    self._commit(store, batch)
+                self._maintain(store)
+            except Exception as error:  # noqa: BLE001  # the writer outlives every fault; it is reported
+                self._note_failure(error)
+                return False
+            self._note_success()
+            return True
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(GROUP_SECONDS)
+            self._wake.clear()
+            self.write_all(force=bool(self._flushes))
+            self._answer_flushes()
+
+    def _answer_flushes(self) -> None:
+        with self._flush_lock:
+            waiting, self._flushes = self._flushes, []
+        if not waiting:
+            return
+        durable = self.write_all(force=True)  # also what arrived after the last batch was taken
+        for done in waiting:
+            done.set_result(durable)
+
+    def _ensure_store(self) -> SqlStore:
+        if self.store is not None and (self._suspect or not self.store.is_current()):
+            self._close_store()
+        if self.store is None:
+            now = self._clock.now()
+            self.store = open_store(self._config, now, suspect=self._suspect)
+            self._suspect = False
+            if self.store.quarantined is not None:
+                self.state.quarantined += (str(self.store.quarantined),)
+                self._on_quarantine(str(self.store.quarantined))
+        return self.store
+
+    def _commit(self, store: SqlStore, batch: Batch) -> None:
+        try:
+            self._write(store, batch, Batch())
+        except Exception as error:
+            self._undo(store)
+            if fault_of(error) is not Fault.OTHER:
+                self._pending.put_back()
+                raise
+            self._commit_in_parts(store, batch)
+
+    def _write(self, store: SqlStore, batch: Batch, rest: Batch) -> None:
+        """One transaction; ``rest`` is what stays in flight after it."""
+        store.write(batch)
+        with self._pending.view_lock:
+            store.commit()
+            self._pending.settle(batch, rest)
+        for item in batch.rare:
+            item.report(durable=True)
+        self.state.last_flush = self._clock.now()
+        self._committed.set()
+        self._committed.clear()
+
+    def _undo(self, store: SqlStore) -> None:
+        try:
+            store.rollback()
+        except DBAPIError as error:
+            _LOG.warning("rolling back failed, the store is opened again: %s", error)
+            self._close_store()
+
+    def _commit_in_parts(self, store: SqlStore, batch: Batch) -> None:
+        """Find the item that cannot be written (a fault of ours), drop and count it, and write the others."""
+        parts = batch.halves()
+        while parts:
+            part = parts.pop(0)
+            if not part:
+                continue
+            try:
+                self._write(store, part, Batch.joined(parts))
+            except Exception as error:
+                self._undo(store)
+                if fault_of(error) is not Fault.OTHER:
+                    self._pending.put_back()
+                    raise
+                if len(part) > 1:
+                    parts = [*part.halves(), *parts]
+                else:
+                    self._drop(part, Batch.joined(parts), error)
+
+    def _drop(self, part: Batch, rest: Batch, error: Exception) -> None:
+        with self._pending.view_lock:
+            self._pending.settle(Batch(), rest)
+        self._pending.count_drop("unwritable")
+        self.state.last_error = f"{type(error).__name__}: {error}"
+        _LOG.error("something saved cannot be written, and was dropped", exc_info=error)
+        for item in part.rare:
+            item.report(durable=False)
+
+    def _maintain(self, store: SqlStore) -> None:
+        now = self._host_clock.monotonic()
+        if now >= self._log_checkpoint_at:
+            self._log_checkpoint_at = now + self._config.flush_interval_seconds
+            store.checkpoint_log()
+
+    def _close_store(self) -> None:
+        store, self.store = self.store, None
+        if store is None:
+            return
+        try:
+            store.close()
+        except Exception:
+            _LOG.exception("closing the store failed")
+
+    def _note_failure(self, error: Exception) -> None:
+        fault = fault_of(error)
+        if fault is Fault.DAMAGED or isinstance(error, StoreDamagedError):
+            self._suspect = True
+        if not isinstance(error, StorageError):
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            error = StoreUnavailableError(
+                f"the store {self._config.db_path} cannot be written: {cause}",
+                hint="Check the disk and the permissions of storage_dir; writing is tried again by itself.",
+            )
+        if self.state.error is None:
+            _LOG.error("%s; samples and records are held in memory", error)
+        self.state.error = error
+        self.state.last_error = str(error)
+        longest = min(_LONGEST_RETRY_SECONDS, self._config.flush_interval_seconds)
+        self._retry_seconds = min(self._retry_seconds * 2, longest)
+        self._retry_at = self._host_clock.monotonic() + self._retry_seconds
+        with self._pending.view_lock:
+            waiting = self._pending.snapshot().rare
+        for item in waiting:
+            item.report(durable=False)
+
+    def _note_success(self) -> None:
+        if self.state.error is not None:
+            _LOG.warning("the store %s can be written again", self._config.db_path)
+        self.state.error = None
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._retry_at = 0.0

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_monitor.collectors import PageParser
 from vllm_monitor.core import MonitorConfig, VLLMMonitor
@@ -63,8 +63,6 @@ def best_of(rounds: int, work: Callable[[], None]) -> float:
 
 def tick_ms(figures: Figures, texts: list[bytes], rounds: int) -> None:
     """Text to stored, with the writer's commit, beside the same with a general parser."""
-    from prometheus_client.parser import text_string_to_metric_families
-
     series = len(PageParser().parse(texts[0]).values)
     decoded = [text.decode() for text in texts]
 
@@ -94,7 +92,10 @@ def tick_ms(figures: Figures, texts: list[bytes], rounds: int) -> None:
     scale = SERIES / series
     figures.add("hot_path.tick_ms", (best_of(rounds, ours) - fixed) / len(texts) * 1e3 * scale, "ms CPU")
     figures.add(
-        "hot_path.tick_ms", best_of(rounds, general) / len(texts) * 1e3 * scale, "ms CPU, parsing alone", "general_parser"
+        "hot_path.tick_ms",
+        best_of(rounds, general) / len(texts) * 1e3 * scale,
+        "ms CPU, parsing alone",
+        "general_parser",
     )
 
 
@@ -140,7 +141,8 @@ async def serve(reader, writer):
                 body = b'{"version": "0.32.0"}'
             else:
                 body = b'{}'
-            writer.write(b'HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body))
+            head = b'HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: %d\\r\\n\\r\\n'
+            writer.write(head % len(body))
             writer.write(body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -43,9 +43,10 @@ def find_gaps(
         steps = [later - earlier for earlier, later in itertools.pairwise(times)]
         usual = statistics.median(steps) if steps else 0.0
         for earlier, step in zip(times, steps, strict=False):
-            if step > max(GAP_FACTOR * usual, LEAST_GAP_SECONDS):
-                later = earlier + step
-                away = any(earlier < begun <= later for begun in starts)
+            later = earlier + step
+            # Between two runs of the monitor there is a gap however short it is.
+            away = step > usual and any(earlier < begun <= later for begun in starts)
+            if away or step > max(GAP_FACTOR * usual, LEAST_GAP_SECONDS):
                 gaps.append(
                     {
                         "target": target,

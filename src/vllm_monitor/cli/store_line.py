@@ -13,8 +13,8 @@ COUNT_SECONDS = 15.0
 
 
 def store_description(store: PersistenceManager | None) -> str:
-    """Where the samples go, in words."""
-    return "nothing is stored (--no-store)" if store is None else f"stored in {store.config.storage_dir}"
+    """Where the samples go."""
+    return "nothing is stored (--no-store)" if store is None else str(store.config.storage_dir)
 
 
 class StoreLines:

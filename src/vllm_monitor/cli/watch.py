@@ -160,3 +160,4 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
             view.update(snapshots, fresh, store_lines.newest())
             done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target
         monitor.stop()
+        view.update([tick.snapshot for tick in monitor.latest().values()], [], store_lines.newest(count=True))

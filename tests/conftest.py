@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# What steers the tests themselves; every other VLLMMON_ variable is a setting of the monitor.
+TEST_CONTROLS = frozenset(
+    {"VLLMMON_CACHE_DIR", "VLLMMON_NO_VLLM", "VLLMMON_REQUIRE_SERVICES", "VLLMMON_SHARED", "VLLMMON_VLLM_PYTHON"}
+)
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _operators_own_setup_stays_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the settings, or touches the default store, of whoever runs it."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in list(os.environ):
+        if name.startswith("VLLMMON_") and name not in TEST_CONTROLS:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of recordings of real servers: ``VLLMMON_SHARED``, or ``shared`` beside the checkout."""
+    folder = Path(os.environ.get("VLLMMON_SHARED") or REPOSITORY.parent / "shared")
+    if not (folder / "recordings").is_dir():
+        pytest.skip(f"needs the shared recordings, and {folder} has none (VLLMMON_SHARED names another folder)")
+    return folder

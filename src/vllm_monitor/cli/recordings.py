@@ -44,6 +44,7 @@ def record(
     from vllm_monitor.clock import SystemClock
     from vllm_monitor.collectors import RecordingWriter
     from vllm_monitor.core import MonitorConfig, VLLMMonitor
+    from vllm_monitor.errors import RecordingError
 
     config = MonitorConfig(
         interval_seconds=interval, api_key=api_key, canary=canary, ca_file=ca_file, insecure=insecure
@@ -51,19 +52,26 @@ def record(
     monitor = VLLMMonitor(config, enable_persistence=False)
     target = monitor.add_target(url, log_file=log_file)
     counted = 0
+    fault: RecordingError | None = None
     started_at = SystemClock().now()
     with RecordingWriter(
         output, target=target, started_at=started_at, interval_seconds=interval, overwrite=force
     ) as writer:
 
         def write(observation: Any) -> None:
-            nonlocal counted
-            writer.write(observation)
-            counted += 1
+            nonlocal counted, fault
+            try:
+                writer.write(observation)
+                counted += 1
+            except RecordingError as error:
+                fault = error
+                monitor.request_stop()
 
         monitor.add_observer(write)
         with stop_on_signals(monitor.request_stop):
             monitor.run(duration)
+    if fault is not None:
+        raise fault
     typer.echo(f"{counted} observations of {target} written to {output}")
 
 

@@ -28,6 +28,7 @@ __all__ = ["VLLMMonitor"]
 _log = logging.getLogger(__name__)
 
 LEASE_RETRY_SECONDS = 5.0
+RESTART_SECONDS = 5.0
 
 
 class VLLMMonitor:
@@ -294,26 +295,28 @@ class VLLMMonitor:
             task.cancel()
 
     async def _watch(self, target: TargetSettings, connections: Connections, first_delay_seconds: float) -> None:
+        """Watch one target for as long as it is to be watched, also after a fault of our own."""
         try:
             await self._follow_until_leading(target)
-            pipeline = TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager)
-            watcher = TargetWatcher(
-                target,
-                self.config,
-                pipeline,
-                connections=connections,
-                machine=self._machine,
-                gpus=self._gpus,
-                clock=self._clock,
-                on_tick=self._on_tick,
-                on_observation=self._on_observation if self._observers else None,
-            )
-            await watcher.run(first_delay_seconds)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            _log.exception("the watch of %s ended by a fault of the monitor", target.url)
-            raise
+            while True:
+                pipeline = TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager)
+                watcher = TargetWatcher(
+                    target,
+                    self.config,
+                    pipeline,
+                    connections=connections,
+                    machine=self._machine,
+                    gpus=self._gpus,
+                    clock=self._clock,
+                    on_tick=self._on_tick,
+                    on_observation=self._on_observation if self._observers else None,
+                )
+                try:
+                    await watcher.run(first_delay_seconds)
+                except Exception as error:  # whatever it is, a target must not go unwatched because of it
+                    _log.exception("the watch of %s failed and begins anew", target.url)
+                    self._note("watch_failed", f"the watch of {target.url} failed: {error!r}", Severity.CRITICAL)
+                    first_delay_seconds = RESTART_SECONDS
         finally:
             if self.persistence_manager is not None:
                 self.persistence_manager.release_lease(target.url)
@@ -341,20 +344,26 @@ class VLLMMonitor:
             if tick.snapshot.target in self._targets:
                 self._latest[tick.snapshot.target] = tick
         for listener in self._listeners:
-            listener(tick)
+            try:
+                listener(tick)
+            except Exception:  # a guest's fault must not end the watch
+                _log.exception("a listener failed")
 
     def _on_observation(self, observation: Observation) -> None:
         for observer in self._observers:
-            observer(observation)
+            try:
+                observer(observation)
+            except Exception:  # a guest's fault must not end the watch
+                _log.exception("an observer failed")
 
-    def _note(self, event_type: str, message: str) -> None:
+    def _note(self, event_type: str, message: str, severity: Severity = Severity.INFO) -> None:
         if self.persistence_manager is not None:
             self.persistence_manager.enqueue_event(
                 Event(
                     timestamp=self._clock.now(),
                     event_type=event_type,
                     message=message,
-                    severity=Severity.INFO,
+                    severity=severity,
                     data={"pid": os.getpid(), "targets": sorted(self._targets)},
                 )
             )

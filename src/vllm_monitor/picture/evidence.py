@@ -43,7 +43,7 @@ class ApiEvidence:
         self.timeouts_in_a_row = 0
         self.silent_since: float | None = None
         self._latencies_count_from = 0.0
-        self.latencies_seconds: deque[float] = deque(maxlen=5)
+        self.latencies_seconds: deque[float] = deque(maxlen=10)
         self.canary_latencies_seconds: deque[float] = deque(maxlen=3)
 
     def see_page(self, page: PageObservation) -> None:
@@ -85,7 +85,7 @@ class ApiEvidence:
     @property
     def usual_latency_seconds(self) -> float:
         """Median time that the last few answers took; 0 when there are too few."""
-        return statistics.median(self.latencies_seconds) if len(self.latencies_seconds) >= 4 else 0.0
+        return statistics.median(self.latencies_seconds) if len(self.latencies_seconds) >= 8 else 0.0
 
     @property
     def refused(self) -> bool:

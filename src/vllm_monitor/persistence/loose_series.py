@@ -16,15 +16,15 @@ __all__ = ["SeriesRegistry"]
 
 _MOST_SERIES = 100_000
 
-FastKey = tuple[str, str, str, tuple[tuple[str, Any], ...]]
+FastKey = tuple[str, ...]
 
 
 class SeriesRegistry:
     """Makes and remembers the series of single samples. Thread-safe.
 
-    ``fast`` maps (target, type, name, tags as passed) to a series, and holds only entries whose tags are all
-    text: 1 and True would be the same key, but are not the same tag. Bounded: when series keep coming it
-    starts again from nothing.
+    ``fast`` maps (target, type, name, then the tag names as passed, then their values) to a series. It holds only
+    entries whose tags are all text: 1 and True would be the same key, but are not the same tag. Bounded: when
+    series keep coming it starts again from nothing.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class SeriesRegistry:
                 series = LooseSeries(target, plain_type, metric_name, copied, tags_json)
                 self._by_identity[identity] = series
             if all(type(name) is str and type(value) is str for name, value in copied.items()):
-                self.fast[target, metric_type, metric_name, tuple(copied.items())] = series
+                self.fast[target, metric_type, metric_name, *copied, *copied.values()] = series
         return series
 
     def all(self) -> list[LooseSeries]:

@@ -45,10 +45,12 @@ def read_records(
     for item in memory.rare:
         if item.kind.table == kind.table and kind.matches(item.row, wanted, start, end, target_text):
             rows[item.row[kind.id_field]] = item.row
-    newest = sorted(list(rows.values())[::-1], key=lambda row: row["timestamp"], reverse=True)[:limit]
+    newest = list(rows.values())
+    newest.reverse()  # before sorting, which keeps the order of equal times
+    newest.sort(key=lambda row: row["timestamp"], reverse=True)
     records: list[Record] = []
     damaged = 0
-    for row in newest:
+    for row in newest[:limit]:
         try:
             records.append(kind.from_row(row))
         except (StoreDamagedError, TypeError) as error:

@@ -18,26 +18,122 @@ REDACTED = "[redacted]"
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORDS = frozenset(
-    "secret secrets password passwords passwd passphrase credential credentials auth authorization bearer "
-    "cookie cookies".split()
+    [
+        "secret",
+        "secrets",
+        "password",
+        "passwords",
+        "passwd",
+        "passphrase",
+        "credential",
+        "credentials",
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "cookies",
+    ]
 )
 _SECRET_PARTS = ("secret", "password", "passwd", "passphrase", "credential")
 _GLUED_ENDS = ("apikey", "apikeys", "accesskey", "privatekey", "authtoken", "accesstoken", "hftoken", "apitoken")
 _KEY_OWNERS = frozenset(
-    "api access private secret encryption signing auth ssh master account subscription client license".split()
+    [
+        "api",
+        "access",
+        "private",
+        "secret",
+        "encryption",
+        "signing",
+        "auth",
+        "ssh",
+        "master",
+        "account",
+        "subscription",
+        "client",
+        "license",
+    ]
 )
 _NO_SECRET_KEYS = frozenset(
-    "primary foreign sort partition cache public dict map mapping routing hash prefix shard group by join "
-    "index lookup order".split()
+    [
+        "primary",
+        "foreign",
+        "sort",
+        "partition",
+        "cache",
+        "public",
+        "dict",
+        "map",
+        "mapping",
+        "routing",
+        "hash",
+        "prefix",
+        "shard",
+        "group",
+        "by",
+        "join",
+        "index",
+        "lookup",
+        "order",
+    ]
 )
 # Words that make "token" a unit of text: max_num_batched_token(s), eos_token, time_per_output_token ...
 _TEXT_TOKENS = frozenset(
-    "eos bos pad unk sep cls mask stop special image audio video max min num number per first inter next last "
-    "output input prompt generation generated count counts limit budget latency time id ids bucket rate level "
-    "draft speculative tokens ignore skip add begin end start think thinking reasoning".split()
+    [
+        "eos",
+        "bos",
+        "pad",
+        "unk",
+        "sep",
+        "cls",
+        "mask",
+        "stop",
+        "special",
+        "image",
+        "audio",
+        "video",
+        "max",
+        "min",
+        "num",
+        "number",
+        "per",
+        "first",
+        "inter",
+        "next",
+        "last",
+        "output",
+        "input",
+        "prompt",
+        "generation",
+        "generated",
+        "count",
+        "counts",
+        "limit",
+        "budget",
+        "latency",
+        "time",
+        "id",
+        "ids",
+        "bucket",
+        "rate",
+        "level",
+        "draft",
+        "speculative",
+        "tokens",
+        "ignore",
+        "skip",
+        "add",
+        "begin",
+        "end",
+        "start",
+        "think",
+        "thinking",
+        "reasoning",
+    ]
 )
-_TOKEN_OWNERS = frozenset("api access auth hf secret bearer refresh session github".split())
-_PASS_OWNERS = frozenset("db user root admin smtp mysql pg postgres redis proxy registry docker ssl".split())
+_TOKEN_OWNERS = frozenset(["api", "access", "auth", "hf", "secret", "bearer", "refresh", "session", "github"])
+_PASS_OWNERS = frozenset(
+    ["db", "user", "root", "admin", "smtp", "mysql", "pg", "postgres", "redis", "proxy", "registry", "docker", "ssl"]
+)
 
 _SECRET_LOOKS = re.compile(
     r"""

@@ -353,8 +353,9 @@ class SampleReader:
                 if scrape.layout not in columns:
                     columns[scrape.layout] = _columns_of_layout(scrape.layout, selector)
                 for column, stored in columns[scrape.layout]:
-                    value = scrape.values[column]
-                    yield _Found(scrape.time_ms, True, number, column, scrape.target, stored, value, None)
+                    yield _Found(
+                        scrape.time_ms, True, number, column, scrape.target, stored, scrape.values[column], None
+                    )
         known: dict[int, StoredSeries] = {}
         for number, (series, time_ms, value, metadata_json) in enumerate(self._memory.loose):
             if (

@@ -28,8 +28,8 @@ SampleValue = float | int | bool | Decimal | Fraction
 FLOAT_CODE = 0
 TYPE_OF_CODE: tuple[type, ...] = (float, int, bool, Decimal, Fraction)
 _CODE_OF_TYPE = {kind: code for code, kind in enumerate(TYPE_OF_CODE)}
-# Milliseconds up to here convert to seconds and back without loss (the year 287396).
-_LATEST_MILLISECONDS = 1 << 53
+# Milliseconds up to here convert to seconds and back without loss (the year 73327).
+_LATEST_MILLISECONDS = 1 << 51
 
 
 def to_sample_value(value: Any) -> SampleValue:

@@ -6,7 +6,6 @@ be used by any thread.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import uuid
 from collections import OrderedDict, defaultdict
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import DBAPIError
 
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence import schema
@@ -38,7 +36,9 @@ from vllm_monitor.persistence.scrape_codec import (
     row_checksum,
 )
 from vllm_monitor.persistence.sqlite_file import (
+    DATABASE_ERRORS,
     Fault,
+    cause_of,
     fault_of,
     is_damaged,
     make_engine,
@@ -86,6 +86,8 @@ class SqlStore:
         try:
             self._file_number = path.stat().st_ino
             self._writer: Connection = self.engine.connect().execution_options(begin="IMMEDIATE")
+            # The hot insert goes past SQLAlchemy, whose bookkeeping would cost more than the insert.
+            self._raw: Any = self._writer.connection.dbapi_connection
             self.store_id = self._introduce(now)
         except BaseException:
             self.engine.dispose()
@@ -143,7 +145,7 @@ class SqlStore:
             self._add_scrapes(batch.scrapes, next_id, rows)
             self._add_loose(batch.loose, next_id, rows)
         if rows:
-            self._writer.exec_driver_sql(_INSERT_METRICS, rows)
+            self._raw.executemany(_INSERT_METRICS, rows)
         for item in batch.rare:
             self._upsert(item)
 
@@ -163,13 +165,13 @@ class SqlStore:
 
     def checkpoint_log(self) -> None:
         """Move what is in the write-ahead log into the file, as far as readers allow."""
-        self._raw_cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close every connection; SQLite moves its log into the file when it was the last."""
         try:
             self._writer.close()
-        except DBAPIError as error:
+        except DATABASE_ERRORS as error:
             if fault_of(error) is Fault.OTHER:
                 raise
         finally:
@@ -182,16 +184,11 @@ class SqlStore:
         names = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return sum(name.stat().st_size for name in names if name.exists())
 
-    def _raw_cursor(self) -> Any:
-        connection = self._writer.connection.dbapi_connection
-        if connection is None:
-            raise StoreUnavailableError("the writing connection is gone", hint="It is opened again by itself.")
-        return connection.cursor()
-
     def _next_row_id(self) -> int:
         # Within our write transaction nobody else takes numbers.
         query = "SELECT seq FROM sqlite_sequence WHERE name = 'metrics'"
-        return int(self._writer.exec_driver_sql(query).scalar() or 0) + 1
+        row = self._raw.execute(query).fetchone()
+        return 1 if row is None else int(row[0]) + 1
 
     def _add_scrapes(self, scrapes: Sequence[Scrape], next_id: int, rows: list[_MetricsRow]) -> None:
         for scrape in scrapes:
@@ -271,9 +268,9 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
         raise
     except Exception as error:
         fault = fault_of(error)
-        if fault is Fault.OTHER and not isinstance(error, (DBAPIError, sqlite3.Error)):
+        if fault is Fault.OTHER and not isinstance(error, DATABASE_ERRORS):
             raise
-        cause = str(error.orig if isinstance(error, DBAPIError) else error)
+        cause = str(cause_of(error))
         if fault is Fault.DAMAGED:
             raise StoreDamagedError(
                 f"the store {path} is damaged: {cause}", hint="Move the file aside and start again."

@@ -19,7 +19,16 @@ from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.migrate import check_revision, revision_of, upgrade
 
-__all__ = ["Fault", "fault_of", "is_damaged", "make_engine", "prepare_file", "quarantine"]
+__all__ = [
+    "DATABASE_ERRORS",
+    "Fault",
+    "cause_of",
+    "fault_of",
+    "is_damaged",
+    "make_engine",
+    "prepare_file",
+    "quarantine",
+]
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_IDLE_LOG_BYTES = 16 << 20
@@ -52,9 +61,18 @@ _FAULT_OF_CODE = {
 }
 
 
+DATABASE_ERRORS = (DBAPIError, sqlite3.Error)
+"""What the database raises, with SQLAlchemy around it or without."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error of the database inside one of SQLAlchemy's, whose text would repeat statement and values."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
 def fault_of(error: BaseException) -> Fault:
     """Tell a damaged file from a busy, a missing or a full one, and those from a fault of ours."""
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = cause_of(error)
     if isinstance(original, OSError):
         return Fault.UNAVAILABLE
     code = getattr(original, "sqlite_errorcode", None)
@@ -93,7 +111,8 @@ def make_engine(path: Path, config: PersistenceConfig) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
         mode = connection.get_execution_options().get("begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        # Past SQLAlchemy, which would prepare for a result: this runs for every group of scrapes.
+        connection.connection.dbapi_connection.execute(f"BEGIN {mode}")
 
     return engine
 

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DBAPIError
-
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.pending import Batch, Pending
 from vllm_monitor.persistence.sql_store import SqlStore, open_store
-from vllm_monitor.persistence.sqlite_file import Fault, fault_of
+from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 
 __all__ = ["StoreState", "Writer"]
 
 _LOG = logging.getLogger(__name__)
 
 GROUP_SECONDS = 0.1
-"""Samples are committed at most this long after they arrived: ten transactions a second, however many targets."""
+"""Samples are committed this long after the first of them: ten transactions a second, however many targets."""
+_IDLE_SECONDS = 0.4
+"""The writer looks around this often unasked: for a wake-up that was lost, and for a file that was replaced."""
 _FIRST_RETRY_SECONDS = 0.2
 _LONGEST_RETRY_SECONDS = 5.0
 
@@ -73,6 +73,7 @@ class Writer:
         self._on_quarantine = on_quarantine
         self._work_lock = threading.RLock()
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._committed = threading.Event()
         self._flushes: list[Future[bool]] = []
         self._flush_lock = threading.Lock()
@@ -90,7 +91,7 @@ class Writer:
         with self._work_lock:
             try:
                 self._ensure_store()
-            except Exception as error:  # noqa: BLE001  # whatever it is, watching must go on; it is reported
+            except Exception as error:  # whatever it is, watching must go on; it is reported
                 self._note_failure(error)
         return self.state.error
 
@@ -104,6 +105,7 @@ class Writer:
         """Write soon; ``urgent`` also when the last attempt has just failed."""
         if urgent:
             self._urgent = True
+            self._hurry.set()
         if self._threaded:
             self._wake.set()
         else:
@@ -134,6 +136,7 @@ class Writer:
     def close(self, timeout_seconds: float) -> None:
         """Write what is pending, stop the thread, close the store."""
         self._closing = True
+        self._hurry.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
@@ -157,7 +160,7 @@ class Writer:
                 while batch := self._pending.take(self._config.batch_size):
                     self._commit(store, batch)
                 self._maintain(store)
-            except Exception as error:  # noqa: BLE001  # the writer outlives every fault; it is reported
+            except Exception as error:  # the writer outlives every fault; it is reported
                 self._note_failure(error)
                 return False
             self._note_success()
@@ -165,8 +168,10 @@ class Writer:
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(GROUP_SECONDS)
+            if self._wake.wait(_IDLE_SECONDS):
+                self._hurry.wait(GROUP_SECONDS)  # for more to write in the same transaction
             self._wake.clear()
+            self._hurry.clear()
             self.write_all(force=bool(self._flushes))
             self._answer_flushes()
 
@@ -216,7 +221,7 @@ class Writer:
     def _undo(self, store: SqlStore) -> None:
         try:
             store.rollback()
-        except DBAPIError as error:
+        except DATABASE_ERRORS as error:
             _LOG.warning("rolling back failed, the store is opened again: %s", error)
             self._close_store()
 
@@ -268,9 +273,8 @@ class Writer:
         if fault is Fault.DAMAGED or isinstance(error, StoreDamagedError):
             self._suspect = True
         if not isinstance(error, StorageError):
-            cause = error.orig if isinstance(error, DBAPIError) else error
             error = StoreUnavailableError(
-                f"the store {self._config.db_path} cannot be written: {cause}",
+                f"the store {self._config.db_path} cannot be written: {cause_of(error)}",
                 hint="Check the disk and the permissions of storage_dir; writing is tried again by itself.",
             )
         if self.state.error is None:

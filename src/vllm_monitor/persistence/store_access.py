@@ -1,0 +1,208 @@
+"""What every verb of the store stands on: its queues, its writer, its view of the database, and its end."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.errors import ConfigurationError, StoreUnavailableError
+from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.file_locks import Leases
+from vllm_monitor.persistence.live import LiveRings
+from vllm_monitor.persistence.loose_series import SeriesRegistry
+from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Pending, RareItem
+from vllm_monitor.persistence.rare_rows import EVENTS
+from vllm_monitor.persistence.sample_rows import SeriesCatalogue
+from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
+from vllm_monitor.persistence.writer import Writer
+from vllm_monitor.records import Event, Severity
+
+__all__ = ["CLOSE_TIMEOUT_FACTOR", "StoreAccess", "checked_limit"]
+
+_LOG = logging.getLogger(__name__)
+_CROWDED = MOST_LOOSE_SAMPLES // 2
+CLOSE_TIMEOUT_FACTOR = 4
+"""Closing and flushing may take this many times ``durable_timeout_seconds``."""
+
+Answer = TypeVar("Answer")
+
+
+class StoreAccess:
+    """Opens the store and closes it; survives forks. The arguments are those of ``PersistenceManager``."""
+
+    def __init__(
+        self,
+        config: PersistenceConfig | None = None,
+        *,
+        clock: Clock | None = None,
+        synchronous: bool = False,
+    ) -> None:
+        self.config = config if config is not None else PersistenceConfig()
+        if self.config.backend is StorageBackend.JSON:
+            raise ConfigurationError(
+                "the JSON backend does not keep samples, checkpoints and events",
+                hint="Use StorageBackend.HYBRID (the default) or StorageBackend.SQLITE.",
+            )
+        self._clock = clock if clock is not None else SystemClock()
+        self._now = self._clock.now
+        self._synchronous = synchronous
+        self._leases = Leases(self.config.storage_dir / "leases")
+        self._counter_lock = threading.Lock()
+        self._closed = False
+        self._ended = False
+        self._begin()
+        error = self._writer.open()
+        if error is not None and self.config.required:
+            self._closed = self._ended = True
+            raise error
+        self._writer.start()
+        atexit.register(self.close)
+        _MANAGERS.add(self)
+
+    def _begin(self) -> None:
+        """Start with nothing in memory."""
+        self._pending = Pending()
+        self._registry = SeriesRegistry()
+        self._rings = LiveRings()
+        self._damaged_rows = 0
+        self._replaced_values = 0
+        self._dormant = False
+        self._writer = Writer(
+            self.config,
+            self._pending,
+            self._clock,
+            self._report_quarantine,
+            threaded=not self._synchronous,
+        )
+        self._known_series = self._registry.fast
+        self._loose = self._pending.loose
+        self._loose_mark = self.config.batch_size if self._synchronous else _CROWDED
+
+    def _look(self, ask: Callable[[Batch, Connection | None, SeriesCatalogue], Answer]) -> Answer:
+        """Ask memory and database as one; memory alone when the database cannot be read."""
+        if self._closed:
+            raise StoreUnavailableError("the store is closed", hint="Ask before close(), or open it again.")
+        self._wake_if_dormant()
+        store = self._writer.store
+        connection: Connection | None = None
+        try:
+            with self._pending.view_lock:
+                if store is not None:
+                    connection = store.reading()
+                memory = self._pending.snapshot()
+            if store is not None:
+                return ask(memory, connection, store.catalogue)
+        except DATABASE_ERRORS as error:
+            self._note_read_fault(error)
+        except StoreUnavailableError as error:
+            _LOG.info("answered from memory alone: %s", error)
+        finally:
+            if store is not None and connection is not None:
+                store.release(connection)
+        with self._pending.view_lock:
+            memory = self._pending.snapshot()
+        return ask(memory, None, SeriesCatalogue())
+
+    def _note_read_fault(self, error: Exception) -> None:
+        self._writer.state.last_error = f"reading failed: {cause_of(error)}"
+        _LOG.error("the store %s cannot be read: %s", self.config.db_path, cause_of(error))
+        if fault_of(error) is Fault.DAMAGED:
+            self._writer.suspect_damage()
+
+    def _count_damage(self, rows: int) -> None:
+        if rows:
+            with self._counter_lock:
+                self._damaged_rows += rows
+
+    def _report_quarantine(self, name: str) -> None:
+        event = Event(
+            timestamp=self._now(),
+            event_type="store_quarantined",
+            message=f"The store was damaged; it was kept as {name} and a new one was started.",
+            severity=Severity.CRITICAL,
+            data={"file": name},
+        )
+        row = EVENTS.to_row(event)
+        self._pending.add_rare(RareItem(EVENTS, row["event_id"], row))
+
+    def flush_all(self) -> bool:
+        """Write everything that was saved before this call; whether all of it is durable now."""
+        if self._closed:
+            return len(self._pending) == 0
+        self._wake_if_dormant()
+        return self._writer.flush(self.config.durable_timeout_seconds * CLOSE_TIMEOUT_FACTOR)
+
+    def close(self) -> None:
+        """Write what is pending and close the store. Calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        _MANAGERS.discard(self)
+        self._writer.close(self.config.durable_timeout_seconds * CLOSE_TIMEOUT_FACTOR)
+        self._leases.release_all()
+        lost = len(self._pending)
+        self._ended = True  # not before: until here what was saved could still be written
+        self._loose_mark = 0
+        if lost:
+            _LOG.error("%d samples and records could not be written before the end", lost)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _after_fork_in_child(self) -> None:
+        """Leave everything of the parent alone: its connection, its thread, its leases, its queues."""
+        # SQLite connections must not even be closed on this side of a fork, so they are kept for good.
+        _INHERITED.append((self._writer, self._pending))
+        self._counter_lock = threading.Lock()
+        self._leases.after_fork_in_child()
+        self._begin()
+        self._dormant = True
+        self._loose_mark = 0
+
+    def _wake_if_dormant(self) -> None:
+        """In a forked child: open the store for ourselves when it is first needed."""
+        if self._dormant:
+            self._start_in_child()
+
+    def _start_in_child(self) -> None:
+        with self._counter_lock:
+            if self._dormant:
+                self._writer.open()
+                self._writer.start()
+                self._loose_mark = self.config.batch_size if self._synchronous else _CROWDED
+                self._dormant = False
+
+
+_MANAGERS: weakref.WeakSet[StoreAccess] = weakref.WeakSet()
+_INHERITED: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for manager in list(_MANAGERS):
+        manager._after_fork_in_child()  # noqa: SLF001  # the module's own class
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def checked_limit(limit: int | None) -> int | None:
+    """The limit of a question.
+
+    Raises:
+        ConfigurationError: When it is negative.
+    """
+    if limit is not None and limit < 0:
+        raise ConfigurationError(f"limit cannot be {limit}", hint="Pass a positive number, or None for all.")
+    return limit

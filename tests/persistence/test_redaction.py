@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_monitor.persistence.redaction import REDACTED, is_secret_name, redact, redact_text
+
+SECRET_NAMES = [
+    "HF_TOKEN",
+    "apiKey",
+    "--api-key",
+    "db_password",
+    "api_keys",
+    "OPENAI_API_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "auth_token",
+    "Authorization",
+    "key",
+    "token",
+    "mysecret",
+    "hftoken",
+    "VLLM_API_KEY",
+    "x-api-key",
+    "PGPASSWORD",
+    "DB_PASS",
+    "session_token",
+    "GITHUB_TOKEN",
+    "Passwd",
+    "CREDENTIALS",
+    "client_secret",
+    "HUGGING_FACE_HUB_TOKEN",
+    "PASSWORD",
+    "auth",
+]
+HARMLESS_NAMES = [
+    "max_tokens",
+    "tokenizer",
+    "tokenizer_mode",
+    "keep",
+    "key_value",
+    "keyboard",
+    "max_num_batched_tokens",
+    "eos_token",
+    "pad_token_id",
+    "author",
+    "PWD",
+    "kv_cache_dtype",
+    "monkey",
+    "primary_key",
+    "num_tokens",
+    "time_per_output_token",
+    "bypass",
+    "ssl_keyfile",
+    "ssl_key_file",
+    "tokens",
+    "token_ids",
+    "kv_transfer_config",
+    "enable_auto_tool_choice",
+    "max_model_len",
+    "keys",
+    "tokenize",
+    "skip_tokenizer_init",
+]
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_secret_names(name: str) -> None:
+    assert is_secret_name(name)
+    assert redact({name: "xyzzy"}) == {name: REDACTED}
+    assert redact({"deep": [{name: ["xyzzy"]}]}) == {"deep": [{name: [REDACTED]}]}
+
+
+@pytest.mark.parametrize("name", HARMLESS_NAMES)
+def test_harmless_names(name: str) -> None:
+    assert redact({name: "xyzzy"}) == {name: "xyzzy"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "curl -H 'Authorization: Bearer xyzzy'",
+        "Bearer xyzzy",
+        "Authorization: Basic eHl6enk6eHl6enk=xyzzy",
+        "--api-key xyzzy",
+        "--api-key=xyzzy --port 8000",
+        "vllm serve m --api-key 'xyzzy plugh'",
+        "http://user:xyzzy@host/path",
+        "https://user:p@xyzzy@host/path",
+        "sk-xyzzy1234567890",
+        "key sk-proj-xyzzyabcdefghijklmnopqrst in text",
+        "hf_xyzzyABCDEFGH1234567",
+        "ghp_xyzzy0123456789abcdef",
+        "HF_TOKEN=xyzzy vllm serve",
+        '{"api_key": "xyzzy"}',
+        "{'password': 'xyzzy'}",
+        "http://host/?api_key=xyzzy&x=1",
+        "password: xyzzy",
+        "-----BEGIN RSA PRIVATE KEY-----\nxyzzy\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_secrets_in_text(text: str) -> None:
+    hidden = redact_text(text)
+    assert "xyzzy" not in hidden
+    assert REDACTED in hidden
+    assert redact_text(hidden) == hidden
+    assert redact([text]) == [hidden]
+    assert "xyzzy" not in str(redact({"args": {"deep": (text, {"more": text})}}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "basic usage of the bearer token",
+        "task-risk-management-of-everything",
+        "--tokenizer foo --max-tokens 5 --max-num-batched-tokens=2048",
+        "hf_overrides",
+        "http://host:8000/path",
+        "meta-llama/Llama-3-8B",
+        "vllm:generation_tokens_total 5",
+        "time: 12:30, token_ids: 5",
+        "--key-value 3",
+        "sk-learn",
+    ],
+)
+def test_harmless_text(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_command_lines() -> None:
+    argv = ["vllm", "serve", "--api-key", "a", "b", "--port", "8000", "--hf-token=c", "--max-tokens", "5"]
+    assert redact(argv) == [
+        "vllm", "serve", "--api-key", REDACTED, REDACTED, "--port", "8000", f"--hf-token={REDACTED}",
+        "--max-tokens", "5",
+    ]  # fmt: skip
+    assert redact({"token": None, "password": "", "auth": True}) == {"token": None, "password": "", "auth": True}
+
+
+@given(
+    st.recursive(
+        st.one_of(st.text(max_size=30), st.integers(), st.none(), st.binary(max_size=10)),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=12), inner, max_size=3)),
+    )
+)
+def test_redacting_twice_changes_nothing(value: Any) -> None:
+    once = redact(value)
+    assert redact(once) == once

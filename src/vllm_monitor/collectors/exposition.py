@@ -27,10 +27,12 @@ from vllm_monitor.records import Layout, MetricKind, Series
 
 __all__ = ["PageParser", "ParsedPage", "intern_layout"]
 
-MAX_LINES = 250_000
+MAX_LINES = 100_000
 """A page with more lines is refused; it bounds the memory that a hostile page can cost."""
 
-_IGNORED = -1  # a column for lines that hold no sample: comments, blanks, dropped or malformed lines
+# Lines that hold no sample: comments, blanks, dropped or malformed lines. No line begins with this prefix.
+_IGNORED = -1
+_NO_PREFIX = b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class PageParser:
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
-        self._prefixes: list[bytes] = []  # by line; empty where there is no sample
+        self._prefixes: list[bytes] = []  # by line
         self._columns: list[int] = []  # by line
         self._series: dict[bytes, Series | None] = {}  # by prefix; None for a dropped series
         self._kinds: dict[bytes, MetricKind] = {}
@@ -68,7 +70,7 @@ class PageParser:
             NotAMetricsPageError: When the page holds no sample at all.
             PageTooLargeError: When it has more lines than any server's page.
         """
-        if page.count(b"\n") > MAX_LINES:
+        if len(page) > MAX_LINES and page.count(b"\n") > MAX_LINES:
             raise PageTooLargeError(
                 f"the page has more than {MAX_LINES} lines",
                 hint="check that the URL is the metrics page of a vLLM server, which has some hundred lines",
@@ -76,27 +78,27 @@ class PageParser:
         lines = page.split(b"\n")
         truncated = bool(lines.pop().strip())
         if self._lines and len(lines) == len(self._lines) and self._page.truncated == truncated:
-            parsed = self._parse_changes(lines)
+            parsed = self._parse_changes(lines, may_be_long=len(page) > MAX_LINE_BYTES)
             if parsed is not None:
                 return parsed
         return self._parse_whole(page, lines, truncated=truncated)
 
-    def _parse_changes(self, lines: list[bytes]) -> ParsedPage | None:
+    def _parse_changes(self, lines: list[bytes], *, may_be_long: bool) -> ParsedPage | None:
         """The page, when it differs from the previous one in nothing but values."""
-        previous = self._lines
-        prefixes, columns = self._prefixes, self._columns
+        changed = list(map(ne, lines, self._lines))
         values = self._page.values[:]
-        for index in compress(range(len(lines)), map(ne, lines, previous)):
-            prefix, line = prefixes[index], lines[index]
-            if not prefix or not line.startswith(prefix) or len(line) > MAX_LINE_BYTES:
+        for line, prefix, column in zip(
+            compress(lines, changed), compress(self._prefixes, changed), compress(self._columns, changed), strict=True
+        ):
+            if not line.startswith(prefix) or (may_be_long and len(line) > MAX_LINE_BYTES):
                 return None
             rest = line[len(prefix) :]
             try:
                 # Underscores are Python's; everything else that float() reads is a number on a page, too.
-                values[columns[index]] = float(rest) if b"_" not in rest else parse_rest(rest)
+                values[column] = float(rest) if b"_" not in rest else parse_rest(rest)
             except ValueError:
                 try:
-                    values[columns[index]] = parse_rest(rest)
+                    values[column] = parse_rest(rest)
                 except ValueError:
                     return None
         self._lines = lines
@@ -123,7 +125,7 @@ class PageParser:
                 except ValueError:
                     malformed += 1
             if found is None:
-                prefixes.append(b"")
+                prefixes.append(_NO_PREFIX)
                 columns.append(_IGNORED)
             else:
                 prefixes.append(prefix)

@@ -79,7 +79,7 @@ class Connections:
         url: str,
         *,
         headers: Mapping[str, str],
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | bool,
         json: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; the caller sets the deadline with :func:`asyncio.timeout`.

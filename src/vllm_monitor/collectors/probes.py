@@ -9,8 +9,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
 from vllm_monitor.clock import Clock
 from vllm_monitor.collectors.canary_stream import CanaryStream
 from vllm_monitor.collectors.exposition import PageParser
@@ -41,7 +39,6 @@ _MAX_SMALL_BYTES = 2**20
 _ASK_MISSING_ROUTE_AGAIN_SECONDS = 300.0
 _MAX_NAME_LENGTH = 256
 _MAX_MODELS = 64
-_EXPECTED_ERRORS = (aiohttp.ClientError, TruncatedBodyError, VLLMMonitorError, OSError, ValueError)
 
 
 class TargetProbe:
@@ -81,7 +78,9 @@ class TargetProbe:
         self._connections = connections
         self._headers = authorisation_headers(api_key)
         self._timeout_seconds = timeout_seconds
-        self._tls: ssl.SSLContext = connections.tls_context(ca_file, insecure=insecure)
+        # Loading the system's authorities takes long, so only where they are asked for.
+        needs_tls = ca_file is not None or self.url.startswith("https:")
+        self._tls: ssl.SSLContext | bool = connections.tls_context(ca_file, insecure=insecure) if needs_tls else True
         self._max_page_bytes = max_page_bytes
         self._parser = PageParser()
         self._ask_pause_again_at = -math.inf
@@ -207,7 +206,7 @@ class TargetProbe:
                 stream.finish()
                 first_token_at = first_token_at or (self._clock.monotonic() if stream.has_token else None)
                 failure = stream.failure
-        except (*_EXPECTED_ERRORS, RecursionError) as error:
+        except Exception as error:
             failure = failure_from_exception(error, url, timeout_seconds)
         return CanaryObservation(
             target=self.url,
@@ -231,7 +230,8 @@ class TargetProbe:
                     failure = failure_from_status(status, url, api_key_given=bool(self._headers))
                     return Answer(status, failure=failure)
                 return Answer(status, await read_body(response, max_bytes))
-        except _EXPECTED_ERRORS as error:
+        except Exception as error:
+            # Whatever goes wrong on the way to a server is a fact about the server; only cancellation passes.
             return Answer(status, failure=failure_from_exception(error, url, self._timeout_seconds))
 
     async def _get_document(self, url: str) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ class ProcessStat:
         start_ticks: When it started, in clock ticks since boot; together with the pid it names a process.
         vms_bytes: Virtual memory.
         rss_bytes: Resident memory.
-        exit_status: As ``waitpid`` would report it; only meaningful for a zombie.
+        exit_code: Of a zombie that we may look at; negative for a signal.
     """
 
     pid: int
@@ -59,7 +59,7 @@ class ProcessStat:
     start_ticks: int
     vms_bytes: int
     rss_bytes: int
-    exit_status: int
+    exit_code: int | None
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -80,7 +80,7 @@ def read_stat(pid: int) -> ProcessStat | None:
             start_ticks=int(fields[19]),
             vms_bytes=int(fields[20]),
             rss_bytes=int(fields[21]) * _PAGE_BYTES,
-            exit_status=int(fields[_EXIT_CODE_FIELD]) if len(fields) > _EXIT_CODE_FIELD else 0,
+            exit_code=_exit_code(pid, fields) if fields[0] == b"Z" else None,
         )
     except (ValueError, IndexError):
         return None  # it vanished while we read
@@ -174,6 +174,15 @@ def _process_ids() -> Iterator[int]:
     except OSError:
         return
     yield from (int(name) for name in names if name.isdecimal())
+
+
+def _exit_code(pid: int, fields: list[bytes]) -> int | None:
+    """The kernel shows 0 to those who may not know, so only the owner's word counts."""
+    try:
+        may_know = os.geteuid() in {0, os.stat(f"/proc/{pid}").st_uid}  # noqa: PTH116  # see count_fds
+    except OSError:
+        return None
+    return os.waitstatus_to_exitcode(int(fields[_EXIT_CODE_FIELD])) if may_know else None
 
 
 def _read(path: str) -> bytes | None:

@@ -19,11 +19,19 @@ __all__ = ["FoundProcess", "find_listeners", "find_starting", "find_tree", "role
 
 @dataclass(frozen=True, slots=True)
 class FoundProcess:
-    """A process of a server, named so that a reused pid is not taken for it."""
+    """A process of a server.
+
+    Args:
+        pid: Process id.
+        start_ticks: When it started; tells it from another process that got its pid.
+        role: As in :class:`~vllm_monitor.records.ProcessInfo`.
+        is_server: It listens, or was started to.
+    """
 
     pid: int
     start_ticks: int
     role: str
+    is_server: bool
 
 
 def find_listeners(table: ProcessTable, inodes: Collection[int]) -> set[int]:
@@ -64,18 +72,27 @@ def find_tree(table: ProcessTable, servers: Collection[int]) -> list[FoundProces
             is_server = stat.pid in servers or stat.pid == top
             # A zombie that we did not know alive tells nothing; we ourselves may run below the server.
             if stat.state != "zombie" and (is_server or stat.pid != os.getpid()):
-                found[stat.pid] = FoundProcess(stat.pid, stat.start_ticks, role_of(stat, is_server=is_server))
+                role = role_of(stat, is_server=is_server) or "other:?"
+                found[stat.pid] = FoundProcess(stat.pid, stat.start_ticks, role, is_server)
     return list(found.values())
 
 
-def role_of(stat: ProcessStat, *, is_server: bool) -> str:
-    """The role of one process.
+def role_of(stat: ProcessStat, *, is_server: bool) -> str | None:
+    """The role of one process now.
+
+    A forked child looks like its parent until it sets its own title or becomes another program, so a role
+    is asked for again as long as the process lives.
 
     Args:
         stat: The process.
         is_server: It listens, or was started to.
+
+    Returns:
+        ``None`` for a process that has lost its command line, because it is about to be gone.
     """
-    arguments = command_line(stat.pid) or ()
+    arguments = command_line(stat.pid)
+    if not arguments:
+        return role_of_title((), stat.name)
     role = role_of_title(arguments, stat.name)
     if role is not None:
         return role

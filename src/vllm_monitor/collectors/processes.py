@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+from dataclasses import replace
 
 from vllm_monitor.clock import Clock
 from vllm_monitor.collectors.local_machine import LocalMachine, local_addresses_of
@@ -60,7 +60,7 @@ class ProcessCollector:
         self._zombie_since: dict[int, float] = {}
 
     def collect(self) -> ProcessObservation | None:
-        """Look at the server's processes.
+        """Look at the server's processes. The first call waits for the resolver where the host is a name.
 
         Returns:
             ``None`` when the server runs on another machine, or its processes cannot be seen from here (see
@@ -102,23 +102,27 @@ class ProcessCollector:
             self._resolve_at = now + _RESOLVE_AGAIN_SECONDS
             try:
                 self._addresses = local_addresses_of(self._host)
-            except OSError as error:
-                self.note = f"the host name {self._host} cannot be resolved: {error.strerror or error}"
+                self._resolve_at = math.inf
+                self.note = ""
+            except (OSError, UnicodeError) as error:
+                self.note = f"the host name {self._host} cannot be resolved: {error}"
             if self._addresses is not None:
                 self._machine.watch_port(self._port)
         return self._addresses is not None
 
     def _search(self, sockets: PortSockets, now: float) -> None:
         table = self._machine.processes()
-        servers = find_listeners(table, sockets.inodes) if sockets.inodes else set()
-        if not servers:
+        servers = {pid for pid, known in self._known.items() if known.role == "api"}
+        if sockets.inodes and (sockets.inodes != self._inodes or not servers):
+            servers = find_listeners(table, sockets.inodes)
+        if not sockets.inodes or not servers:
             # Nobody listens yet, or we may not see who does.
-            servers = find_starting(table, self._port)
+            servers |= find_starting(table, self._port)
         for found in find_tree(table, servers):
             if found.role == "api" and found.pid not in self._known:
                 self._exit_code = None  # another life has begun
             before = self._known.get(found.pid)
-            if before is None or before.start_ticks != found.start_ticks or before.role.startswith("other:"):
+            if before is None or before.start_ticks != found.start_ticks or found.is_server:
                 self._known[found.pid] = found
         self._inodes = sockets.inodes
         pause = _SEARCH_SECONDS if sockets.inodes else _SEARCH_WHILE_STARTING_SECONDS
@@ -132,13 +136,11 @@ class ProcessCollector:
                 del self._known[pid]
                 self._zombie_since.pop(pid, None)
                 continue
-            role = known.role
-            if role.startswith("other:") and stat.state != "zombie":
-                # vLLM sets its titles some time after a process has begun.
-                role = role_of(stat, is_server=False)
-                self._known[pid] = FoundProcess(pid, known.start_ticks, role)
-            if role == "api" and stat.state == "zombie":
-                self._exit_code = os.waitstatus_to_exitcode(stat.exit_status)
+            role = role_of(stat, is_server=known.is_server) or known.role
+            if role != known.role:
+                self._known[pid] = replace(known, role=role)
+            if role == "api" and stat.exit_code is not None:
+                self._exit_code = stat.exit_code
             infos.append(_describe(stat, role))
         return infos
 

@@ -67,7 +67,11 @@ class RecordingWriter:
             self._compressed = gzip.GzipFile(
                 filename="", mode="wb", fileobj=self._raw, compresslevel=_COMPRESSION_LEVEL, mtime=0
             )
-        self._write(self._encoder.encode_meta(started_at, interval_seconds))
+        try:
+            self._write(self._encoder.encode_meta(started_at, interval_seconds))
+        except RecordingError:
+            self._raw.close()
+            raise
 
     def write(self, *observations: Observation) -> None:
         """Append observations; give those of one tick together, which compresses better.

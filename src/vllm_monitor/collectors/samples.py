@@ -88,7 +88,8 @@ class ProbeSampler:
     """Turns one tick's observations of one target into a row of samples. For one thread at a time.
 
     The layout object stays the same as long as no new series appears: a series without a value in some tick
-    is NaN there. Series of processes that have been gone for long are dropped, so pids do not pile up.
+    is NaN there. Only processes with a role have series, and those of processes that have been gone for long
+    are dropped, so pids do not pile up.
     """
 
     def __init__(self) -> None:
@@ -190,6 +191,8 @@ def _of_processes(one: ProcessObservation) -> Iterator[_Reading]:
     yield "vllm_monitor_host_pressure_memory_some_avg10_percent", (), host.memory_some_avg10
     yield "vllm_monitor_host_pressure_io_some_avg10_percent", (), host.io_some_avg10
     for info in one.processes:
+        if info.role.startswith("other:"):
+            continue  # compilers and the like come and go by the hundred; each would leave series behind
         labels = (("pid", str(info.pid)), ("role", info.role))
         yield "vllm_monitor_process_cpu_seconds_total", labels, info.cpu_seconds
         yield "vllm_monitor_process_resident_memory_bytes", labels, info.rss_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,6 +73,10 @@ class LogTail:
 
     def _open(self, *, at_end: bool) -> None:
         try:
+            if not stat.S_ISREG(self._path.stat().st_mode):
+                # Opening a pipe would wait for its writer.
+                self.note = f"the log {self._path} is not a regular file"
+                return
             file = self._path.open("rb", buffering=0)
         except FileNotFoundError:
             self.note = ""

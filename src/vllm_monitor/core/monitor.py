@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -72,6 +73,7 @@ class VLLMMonitor:
         self._connections: Connections | None = None
         self._machine = LocalMachine(self._clock)
         self._gpus = GpuCollector("", self._clock)
+        self._host_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm-monitor-host")
         self._thread: threading.Thread | None = None
         self._closed = False
         self._previous_sigterm: Any = None
@@ -191,6 +193,7 @@ class VLLMMonitor:
             self._closed = True
             if self._previous_sigterm is not None:
                 signal.signal(signal.SIGTERM, self._previous_sigterm)
+            self._host_thread.shutdown(wait=False, cancel_futures=True)
             self._gpus.close()
             if self.persistence_manager is not None:
                 self.persistence_manager.close()
@@ -307,6 +310,7 @@ class VLLMMonitor:
                     connections=connections,
                     machine=self._machine,
                     gpus=self._gpus,
+                    host_thread=self._host_thread,
                     clock=self._clock,
                     on_tick=self._on_tick,
                     on_observation=self._on_observation if self._observers else None,

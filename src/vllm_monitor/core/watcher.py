@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,7 @@ class TargetWatcher:
         connections: HTTP connections shared by all watchers.
         machine: Looks at this machine's sockets and processes, shared by all watchers.
         gpus: Looks at the GPUs of this machine, shared by all watchers.
+        host_thread: The one thread in which ``machine`` and ``gpus`` are used.
         clock: Where time comes from.
         on_tick: Called after each step, on the event loop.
         on_observation: Called with each result in the order of arrival, for recorders.
@@ -53,6 +55,7 @@ class TargetWatcher:
         connections: Connections,
         machine: LocalMachine,
         gpus: GpuCollector,
+        host_thread: Executor,
         clock: Clock,
         on_tick: Callable[[Tick], None],
         on_observation: Callable[[Observation], None] | None = None,
@@ -76,6 +79,7 @@ class TargetWatcher:
         )
         self._processes = ProcessCollector(target.url, clock, machine)
         self._gpus = gpus
+        self._host_thread = host_thread
         self._log_tail = LogTail(target.log_file, target.url, clock) if target.log_file is not None else None
         self._arrived: list[Observation] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -105,9 +109,14 @@ class TargetWatcher:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _tick(self, interval: float) -> None:
-        awaited = [self._start("page", self._probe.scrape), self._start("health", self._probe.health)]
+        awaited = [
+            self._start("page", self._probe.scrape),
+            self._start("health", self._probe.health),
+            self._start("host", self._look_at_host),
+        ]
         self._start_slow_probes()
-        self._look_at_host()
+        for line in self._log_tail.poll() if self._log_tail is not None else ():
+            self._arrive(line)
         await asyncio.wait(awaited, timeout=interval / 2)
         arrived, self._arrived = self._arrived, []
         tick = self._pipeline.step(self._clock.now(), arrived)
@@ -134,18 +143,17 @@ class TargetWatcher:
         model = self._pipeline.picture.models[0]
         return await self._probe.canary(model, self._config.canary_timeout_seconds)
 
-    def _look_at_host(self) -> None:
-        look = self._processes.collect()
-        self._arrive(look)
-        gpus = self._gpus.collect() if look is not None else None
+    async def _look_at_host(self) -> Observation | None:
+        """Processes and GPUs; in a thread, because finding out whether a name is this machine asks the DNS."""
+        loop = asyncio.get_running_loop()
+        look = await loop.run_in_executor(self._host_thread, self._processes.collect)
+        gpus = await loop.run_in_executor(self._host_thread, self._gpus.collect) if look is not None else None
         if gpus is not None:
             self._arrive(replace(gpus, target=self.url))
-        if self._log_tail is not None:
-            for line in self._log_tail.poll():
-                self._arrive(line)
+        return look
 
     def _start_when_due(
-        self, name: str, every_seconds: float, probe: Callable[[], Coroutine[Any, Any, Observation]]
+        self, name: str, every_seconds: float, probe: Callable[[], Coroutine[Any, Any, Observation | None]]
     ) -> None:
         now = self._clock.monotonic()
         if now >= self._due_at.get(name, 0.0):
@@ -153,14 +161,14 @@ class TargetWatcher:
             self._due_at[name] = now + every_seconds - self._config.interval_seconds / 2
             self._start(name, probe)
 
-    def _start(self, name: str, probe: Callable[[], Coroutine[Any, Any, Observation]]) -> asyncio.Task[None]:
+    def _start(self, name: str, probe: Callable[[], Coroutine[Any, Any, Observation | None]]) -> asyncio.Task[None]:
         """Start a probe unless the one before is still under way."""
         running = self._running.get(name)
         if running is None or running.done():
             running = self._running[name] = asyncio.create_task(self._ask(name, probe))
         return running
 
-    async def _ask(self, name: str, probe: Callable[[], Coroutine[Any, Any, Observation]]) -> None:
+    async def _ask(self, name: str, probe: Callable[[], Coroutine[Any, Any, Observation | None]]) -> None:
         try:
             self._arrive(await probe())
         except Exception:  # a fault of ours must not end the watch; it is logged with its traceback

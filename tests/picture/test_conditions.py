@@ -268,3 +268,9 @@ def test_a_restart_is_told_by_the_start_time_and_counts_from_zero() -> None:
     events = [event.event_type for event in story.picture.take_events()]
     assert events.count("server_restarted") == 1
     assert 0 <= story.picture.values()["generation_tokens_per_second"] <= 60
+
+
+def test_engine_and_api_server_gone_in_one_look_is_the_engine() -> None:
+    story = busy()
+    story.states.update(api="", engine="", worker="")
+    assert story.second(3, page_failure=REFUSED, health_failure=REFUSED) is Condition.ENGINE_DEAD

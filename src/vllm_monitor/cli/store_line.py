@@ -14,7 +14,7 @@ COUNT_SECONDS = 15.0
 
 def store_description(store: PersistenceManager | None) -> str:
     """Where the samples go."""
-    return "nothing is stored (--no-store)" if store is None else str(store.config.storage_dir)
+    return "" if store is None else str(store.config.storage_dir)
 
 
 class StoreLines:
@@ -38,7 +38,7 @@ class StoreLines:
             count: Count what is stored even if that was done a moment ago.
         """
         if self._store is None:
-            return StoreLine(message="nothing is stored (--no-store)")
+            return StoreLine(keeping=False)
         now = self._clock.monotonic()
         if count or now >= self._count_at:
             self._count_at = now + COUNT_SECONDS

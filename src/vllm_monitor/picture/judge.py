@@ -170,8 +170,9 @@ class Judge:
                 (role for role in life.missing if processes.looks_without(role) >= DEATH_LOOKS or ended),
                 key=lambda role: (life.missing[role], role),
             )
-            # When all went in the same instant nobody died first, and the server as a whole is what is gone.
-            roles = [role for role in roles if not ended or life.missing[role] < (life.ended_at or 0.0)]
+            # An API server follows its engine within a second, an engine its API server only later: when one
+            # look finds both gone, it was the engine. The API server that went first is what died otherwise.
+            roles = [role for role in roles if not ended or life.missing[role] <= (life.ended_at or 0.0)]
             if roles:
                 return self._death(roles[0], f"the {roles[0]} process is gone{because}")
         if log.first_death is not None:

@@ -71,8 +71,9 @@ class PlainLines:
             ("requests_waiting", human.count, "waiting"),
         ):
             parts.append(f"{write(watched.total(name))} {unit}")
-        parts.append(f"stored {human.count(store.stored_samples)} samples ({human.byte_count(store.bytes_on_disk)})")
-        parts.append(f"dropped {human.count(store.dropped)}")
+        if store.keeping:
+            stored = f"{human.count(store.stored_samples)} samples ({human.byte_count(store.bytes_on_disk)})"
+            parts += [f"stored {stored}", f"dropped {human.count(store.dropped)}"]
         if not store.healthy:
             parts.append("STORE NOT HEALTHY")
         return "summary " + ", ".join(parts)

@@ -150,6 +150,8 @@ def events_section(
 
 def store_section(store: StoreLine, description: str, width: int, script: Script, *, priority: int) -> Section:
     """What is kept, where, and whether that works."""
+    if not store.keeping:
+        return fixed([indented(facts([("nothing is stored", "dim")], width - 1, script))], priority=priority)
     words, style = ("store ok", "green") if store.healthy else ("!! STORE NOT HEALTHY", "bold white on red")
     parts = [(words, style)]
     if store.message and not store.healthy:

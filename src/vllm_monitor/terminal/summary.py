@@ -52,6 +52,8 @@ def _target_lines(history: TargetHistory, script: Script) -> list[Text]:
 
 def _store_line(watched: Watched, store_description: str, script: Script) -> Text:
     store = watched.store
+    if not store.keeping:
+        return Text("Nothing was stored.")
     where = f" in {store_description}" if store_description else ""
     words = (
         f"Stored {human.count(store.stored_samples)} samples{where} "

@@ -61,3 +61,21 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes | None) 
     if content is not None:
         path.write_bytes(content)
     assert "hint:" in run("replay", path, check=1).stderr
+
+
+def test_recording_takes_one_target_whatever_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLMMON_TARGETS", "http://127.0.0.1:1")
+    path = tmp_path / "one.jsonl"
+    run("record", "http://127.0.0.1:2", "-o", path, "--interval", "0.2", "--duration", "0.5")
+    assert "127.0.0.1:1/" not in path.read_text()
+    assert "hint:" in run("record", "ftp://x", "-o", tmp_path / "x", check=2).stderr
+
+
+def test_the_variable_for_the_store_of_watches_does_not_make_a_replay_keep_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLMMON_STORAGE_DIR", str(tmp_path / "store"))
+    run("replay", DATA / "worker_sigkill_s0.jsonl.gz")
+    assert not (tmp_path / "store").exists()

@@ -46,7 +46,7 @@ def test_after_kill_minus_nine_every_old_tick_and_the_gap_are_there(
     for tick in printed:
         if tick["ts"] < killed_after - 1.0:
             assert tick["scraped_at"] in stored
-    assert any(gap["reason"] == "no monitor was running" for gap in answer["gaps"])
+    assert any(gap["reason"] == "nobody watched" for gap in answer["gaps"])
     with sqlite3.connect(store / "monitor.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -122,9 +122,24 @@ def test_a_server_that_is_not_there_is_said_and_waited_for() -> None:
         (["query", "x", "--json", "--csv"], "exclude"),
         (["replay", "x", "--interval", "0"], "--interval"),
         (["demo", "--duration", "5"], "too short"),
+        (["watch", "https://127.0.0.1:1", "--ca-file", "/no/such/file"], "/no/such/file"),
+        (["simulate", "--port", "70000"], "70000"),
     ],
 )
 def test_nonsense_gets_an_error_with_a_hint_and_exit_code_two(arguments: list[str], words: str) -> None:
     done = run(*arguments, check=2)
     assert words in done.stderr
     assert "hint:" in done.stderr
+
+
+def test_canonical_names_take_only_their_labels_and_histograms_all_their_parts(
+    simulator: SimulatorProcess, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run("watch", simulator.url, "--storage-dir", store, "--interval", "0.3", "--duration", "1", "--json")
+    awake = json.loads(run("query", "engine_awake", "--storage-dir", store, "--json").stdout)
+    assert {series["tags"]["sleep_state"] for series in awake["series"]} == {"awake"}
+    latency = json.loads(run("query", "time_to_first_token_seconds", "--storage-dir", store, "--json").stdout)
+    assert {series["name"].rpartition("_")[2] for series in latency["series"]} == {"bucket", "sum", "count"}
+    computed = run("query", "generation_tokens_per_second", "--storage-dir", store, check=2)
+    assert "computed" in computed.stderr

@@ -110,12 +110,12 @@ def test_the_command_says_when_the_port_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(_application(), ["--port", str(port)])
-    assert result.exit_code == 2
-    assert f"port {port} on 127.0.0.1 is in use" in result.output
-    assert "--port" in result.output
+    assert isinstance(result.exception, ConfigurationError)
+    assert f"port {port} on 127.0.0.1 is in use" in result.exception.message
+    assert "--port" in result.exception.hint
 
 
 def test_the_command_says_what_is_wrong_with_a_fault() -> None:
     result = CliRunner().invoke(_application(), ["--fault", "fire@1+2"])
-    assert result.exit_code == 2
-    assert "freeze" in result.output
+    assert isinstance(result.exception, ConfigurationError)
+    assert "freeze" in result.exception.hint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption, stop_on_signals
+from vllm_monitor.cli.options import JsonOption, TemporaryUnlessGivenOption, stop_on_signals
 
 if TYPE_CHECKING:
     from vllm_monitor.core import Tick, VLLMMonitor
@@ -33,7 +33,7 @@ class _Plan:
 def demo(
     duration: Annotated[float, typer.Option("--duration", help="How many seconds to run.")] = 60.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the simulated load.")] = 0,
-    storage_dir: StorageDirOption = None,
+    storage_dir: TemporaryUnlessGivenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a simulated vLLM server with faults, watch it, and report what was seen and stored."""

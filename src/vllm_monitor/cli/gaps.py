@@ -32,19 +32,17 @@ def find_gaps(
     Returns:
         One entry per gap: ``target, from, to, seconds, reason``, oldest first per target.
     """
-    starts = [
-        event.timestamp
-        for event in store.get_events(event_type="monitor_started", start_time=start_time, limit=100_000)
-    ]
     gaps = []
     for target in targets:
+        events = store.get_events("watch_started", start_time, target=target, limit=100_000)
+        starts = [event.timestamp for event in events]
         stored = store.scrape_times(target, start_time, end_time).get("metrics")
         times = [] if stored is None else [at / 1000 for at in stored.tolist()]
         steps = [later - earlier for earlier, later in itertools.pairwise(times)]
         usual = statistics.median(steps) if steps else 0.0
         for earlier, step in zip(times, steps, strict=False):
             later = earlier + step
-            # Between two runs of the monitor there is a gap however short it is.
+            # Between two watches there is a gap, however short it is.
             away = step > usual and any(earlier < begun <= later for begun in starts)
             if away or step > max(GAP_FACTOR * usual, LEAST_GAP_SECONDS):
                 gaps.append(
@@ -53,7 +51,7 @@ def find_gaps(
                         "from": round(earlier, 3),
                         "to": round(later, 3),
                         "seconds": round(step, 3),
-                        "reason": "no monitor was running" if away else "no page could be read",
+                        "reason": "nobody watched" if away else "no page could be read",
                     }
                 )
     return gaps

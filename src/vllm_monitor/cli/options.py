@@ -9,13 +9,24 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vllm_monitor.errors import ConfigurationError
 
-__all__ = ["JsonOption", "StorageDirOption", "parse_duration", "parse_time", "stop_on_signals"]
+if TYPE_CHECKING:
+    from vllm_monitor.core import MonitorConfig
+
+__all__ = [
+    "JsonOption",
+    "StorageDirOption",
+    "TemporaryUnlessGivenOption",
+    "make_config",
+    "parse_duration",
+    "parse_time",
+    "stop_on_signals",
+]
 
 StorageDirOption = Annotated[
     Path | None,
@@ -26,9 +37,21 @@ StorageDirOption = Annotated[
         show_default=False,
     ),
 ]
+TemporaryUnlessGivenOption = Annotated[
+    Path | None,
+    typer.Option("--storage-dir", help="Folder of a store to keep (default: a temporary one).", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def make_config(config_file: Path | None, **given: Any) -> MonitorConfig:
+    """Settings from a file, the environment, and the options that were given (those that are not ``None``)."""
+    from vllm_monitor.core import MonitorConfig
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return MonitorConfig(**chosen) if config_file is None else MonitorConfig.from_toml(config_file, **chosen)
 
 
 def parse_duration(text: str) -> float:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vllm_monitor.cli.options import JsonOption, StorageDirOption, parse_duration, parse_time
+from vllm_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager, SeriesData
+    from vllm_monitor.picture import Family
 
 __all__ = ["query"]
 
@@ -46,7 +48,6 @@ def query(
     from vllm_monitor.cli.gaps import find_gaps
     from vllm_monitor.cli.stored import open_store
     from vllm_monitor.clock import SystemClock
-    from vllm_monitor.errors import ConfigurationError
 
     if json and as_csv:
         raise ConfigurationError("--json and --csv exclude each other", hint="give one of them")
@@ -74,7 +75,6 @@ def query(
 
 def _normalised(target: str | None) -> str | None:
     from vllm_monitor.collectors import normalise_target
-    from vllm_monitor.errors import ConfigurationError
 
     if target is None:
         return None
@@ -92,20 +92,37 @@ def _find(
     start_time: float | None,
     end_time: float | None,
 ) -> list[SeriesData]:
-    from vllm_monitor.errors import ConfigurationError
-    from vllm_monitor.picture import FAMILIES
+    from vllm_monitor.picture import DERIVED, FAMILIES
 
-    names = [metric, *(alias for family in FAMILIES if family.name == metric for alias in family.aliases)]
-    for name in names:
-        found = store.query_range(name, target=target, tags=tags or None, start_time=start_time, end_time=end_time)
+    def read(name: str) -> list[SeriesData]:
+        return store.query_range(name, target=target, tags=tags or None, start_time=start_time, end_time=end_time)
+
+    found = read(metric)
+    if found:
+        return found
+    family = next((family for family in FAMILIES if family.name == metric), None)
+    for alias in family.aliases if family is not None else ():
+        found = [series for suffix in ("", "_bucket", "_sum", "_count") for series in read(alias + suffix)]
         if found:
-            return found
+            return [series for series in found if family is None or _belongs(series, family)]
     known = sorted({series.name for series in store.list_series(target)})
-    if metric in known or any(name in known for name in names):
+    if metric in known or family is not None:
         return []
+    if metric in DERIVED:
+        raise ConfigurationError(
+            f"{metric} is computed by watch and not stored", hint="query the counter or gauge that it is computed from"
+        )
     near = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "the store holds no samples of that name"
     raise ConfigurationError(f"no metric is called {metric}", hint=hint)
+
+
+def _belongs(series: SeriesData, family: Family) -> bool:
+    """Whether a series counts for a canonical name that takes only some of the labels."""
+    if family.label is None:
+        return True
+    label, prefixes = family.label
+    return (series.series.label(label) or "").startswith(prefixes)
 
 
 def _print_json(metric: str, found: list[SeriesData], gaps: list[dict[str, Any]]) -> None:

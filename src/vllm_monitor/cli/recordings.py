@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption, stop_on_signals
+from vllm_monitor.cli.options import JsonOption, TemporaryUnlessGivenOption, make_config, stop_on_signals
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager
@@ -25,7 +25,9 @@ def record(
     duration: Annotated[
         float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
     ] = None,
-    interval: Annotated[float, typer.Option("--interval", help="Seconds between two scrapes.")] = 1.0,
+    interval: Annotated[
+        float | None, typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False)
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the server.", show_default=False),
@@ -33,21 +35,32 @@ def record(
     log_file: Annotated[
         Path | None, typer.Option("--log-file", help="The server's log, recorded as well.", show_default=False)
     ] = None,
-    canary: Annotated[bool, typer.Option("--canary", help="Send and record a 1-token request every 2 s.")] = False,
+    canary: Annotated[
+        bool | None,
+        typer.Option("--canary/--no-canary", help="Send and record a 1-token request every 2 s.", show_default=False),
+    ] = None,
     ca_file: Annotated[
         Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify https certificates.")] = False,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Record what a server shows, to be replayed later. Ctrl-C ends it."""
     from vllm_monitor.clock import SystemClock
     from vllm_monitor.collectors import RecordingWriter
-    from vllm_monitor.core import MonitorConfig, VLLMMonitor
+    from vllm_monitor.core import VLLMMonitor
     from vllm_monitor.errors import RecordingError
 
-    config = MonitorConfig(
-        interval_seconds=interval, api_key=api_key, canary=canary, ca_file=ca_file, insecure=insecure
+    config = make_config(
+        None,
+        targets=(),
+        interval_seconds=interval,
+        api_key=api_key,
+        canary=canary,
+        ca_file=ca_file,
+        insecure=insecure,
     )
     monitor = VLLMMonitor(config, enable_persistence=False)
     target = monitor.add_target(url, log_file=log_file)
@@ -55,7 +68,7 @@ def record(
     fault: RecordingError | None = None
     started_at = SystemClock().now()
     with RecordingWriter(
-        output, target=target, started_at=started_at, interval_seconds=interval, overwrite=force
+        output, target=target, started_at=started_at, interval_seconds=config.interval_seconds, overwrite=force
     ) as writer:
 
         def write(observation: Any) -> None:
@@ -77,7 +90,7 @@ def record(
 
 def replay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings to replay.")],
-    storage_dir: StorageDirOption = None,
+    storage_dir: TemporaryUnlessGivenOption = None,
     interval: Annotated[
         float | None,
         typer.Option(
@@ -117,9 +130,10 @@ def replay(
             console.print(f"[bold]{escape(name)}[/bold]: {report.ticks} ticks")
             for entry in report.timeline:
                 seconds = entry["ts"] - report.timeline[0]["ts"]
-                console.print(f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(entry['reason'])}")
+                words = f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(entry['reason'])}"
+                console.print(words, soft_wrap=True)
             for note in recording.notes:
-                console.print(f"  note: {escape(note)}")
+                console.print(f"  note: {escape(note)}", soft_wrap=True)
 
 
 @contextmanager

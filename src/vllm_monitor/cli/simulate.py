@@ -37,27 +37,22 @@ def simulate(
     Faults can also be injected while it runs: POST /simulator/fault with {"fault": "freeze@0+15"} (the start
     counts from now), DELETE /simulator/fault ends them all.
     """
-    from vllm_monitor.errors import VLLMMonitorError
     from vllm_monitor.simulator.command import make_options, run_simulation
 
-    try:
-        options = make_options(
-            host=host,
-            port=port,
-            seed=seed,
-            rate=rate,
-            faults=fault or (),
-            speed=speed,
-            model=model,
-            dev_mode=dev_mode,
-            api_key=api_key,
-            track_load=track_load,
-            restart_seconds=restart_seconds,
-            no_restart=no_restart,
-            client_timeout=client_timeout,
-            duration=duration,
-        )
-        run_simulation(options, typer.echo)
-    except VLLMMonitorError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    options = make_options(
+        host=host,
+        port=port,
+        seed=seed,
+        rate=rate,
+        faults=fault or (),
+        speed=speed,
+        model=model,
+        dev_mode=dev_mode,
+        api_key=api_key,
+        track_load=track_load,
+        restart_seconds=restart_seconds,
+        no_restart=no_restart,
+        client_timeout=client_timeout,
+        duration=duration,
+    )
+    run_simulation(options, typer.echo)

@@ -64,7 +64,9 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
     if not targets:
         console.print("the store has seen no server yet")
         return
-    table = Table("target", "condition", "state", "since", "last page", "reason")
+    table = Table()
+    for name in ("target", "condition", "state", "since", "last page", "reason"):
+        table.add_column(name, overflow="fold")
     for entry in targets:
         table.add_row(
             *(escape(str(entry[key])) if entry[key] is not None else "-" for key in ("target", "condition", "state")),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_monitor.cli.options import StorageDirOption, stop_on_signals
+from vllm_monitor.cli.options import StorageDirOption, make_config, stop_on_signals
 from vllm_monitor.clock import SystemClock
 from vllm_monitor.records import Event
 
@@ -63,21 +63,20 @@ def watch(
     ] = None,
 ) -> None:
     """Watch vLLM servers: what they do, how they are, and what happened. Ctrl-C ends it."""
-    from vllm_monitor.core import MonitorConfig, VLLMMonitor
+    from vllm_monitor.core import VLLMMonitor
     from vllm_monitor.errors import ConfigurationError
     from vllm_monitor.persistence import PersistenceConfig
 
-    given = {
-        "targets": tuple(urls) if urls else None,
-        "interval_seconds": interval,
-        "api_key": api_key,
-        "canary": canary,
-        "timeout_seconds": timeout,
-        "ca_file": ca_file,
-        "insecure": insecure,
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    settings = MonitorConfig.from_toml(config, **chosen) if config is not None else MonitorConfig(**chosen)
+    settings = make_config(
+        config,
+        targets=tuple(urls) if urls else None,
+        interval_seconds=interval,
+        api_key=api_key,
+        canary=canary,
+        timeout_seconds=timeout,
+        ca_file=ca_file,
+        insecure=insecure,
+    )
     if not settings.targets:
         raise ConfigurationError(
             "there is no server to watch", hint="give a URL, for example: vllm-monitor watch http://127.0.0.1:8000"

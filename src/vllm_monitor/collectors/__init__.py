@@ -5,7 +5,7 @@ Each collector delivers observations (:mod:`vllm_monitor.records`) and none of t
 
 from vllm_monitor.collectors.exposition import PageParser, ParsedPage
 from vllm_monitor.collectors.gpu import GpuCollector
-from vllm_monitor.collectors.http_session import Connections
+from vllm_monitor.collectors.http_session import Connections, make_tls_context
 from vllm_monitor.collectors.local_machine import LocalMachine
 from vllm_monitor.collectors.probes import TargetProbe
 from vllm_monitor.collectors.processes import ProcessCollector
@@ -27,6 +27,7 @@ __all__ = [
     "Recording",
     "RecordingWriter",
     "TargetProbe",
+    "make_tls_context",
     "normalise_target",
     "read_recording",
 ]

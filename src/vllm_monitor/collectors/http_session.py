@@ -16,7 +16,7 @@ from vllm_monitor.collectors.probe_failures import TruncatedBodyError
 from vllm_monitor.errors import ConfigurationError, PageTooLargeError
 from vllm_monitor.records import ProbeFailure
 
-__all__ = ["Answer", "Connections", "read_body"]
+__all__ = ["Answer", "Connections", "make_tls_context", "read_body"]
 
 _MAX_REDIRECTS = 3
 _KEEP_ALIVE_SECONDS = 75.0
@@ -69,7 +69,7 @@ class Connections:
         """
         key = (ca_file, insecure)
         if key not in self._tls:
-            self._tls[key] = _make_tls_context(ca_file, insecure=insecure)
+            self._tls[key] = make_tls_context(ca_file, insecure=insecure)
         return self._tls[key]
 
     @asynccontextmanager
@@ -164,7 +164,16 @@ def _same_origin_redirect(response: aiohttp.ClientResponse, asked: URL) -> URL |
     return following if following.origin() == asked.origin() else None
 
 
-def _make_tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
+def make_tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
+    """How https is checked.
+
+    Args:
+        ca_file: PEM file of certificate authorities to trust; ``None`` trusts those of the system.
+        insecure: Accept any certificate.
+
+    Raises:
+        ConfigurationError: When the file cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
 
-from vllm_monitor.collectors import normalise_target
+from vllm_monitor.collectors import make_tls_context, normalise_target
 from vllm_monitor.errors import ConfigurationError
 
 __all__ = ["MonitorConfig", "TargetSettings"]
@@ -30,6 +30,12 @@ class TargetSettings(BaseModel):
     api_key: SecretStr | None = None
     log_file: Path | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _readable(error) from error
 
     @field_validator("url")
     @classmethod
@@ -86,6 +92,12 @@ class MonitorConfig(BaseSettings):
     def _normalise(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(normalise_target(target) for target in targets))
 
+    @model_validator(mode="after")
+    def _check_certificates(self) -> MonitorConfig:
+        if self.ca_file is not None:
+            make_tls_context(str(self.ca_file), insecure=self.insecure)
+        return self
+
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> MonitorConfig:
         """Settings from a TOML file; arguments and variables win over it.
@@ -112,7 +124,8 @@ def _readable(error: ValidationError) -> ConfigurationError:
     parts = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{name}: {problem['msg']}" if name else problem["msg"])
+        words = problem["msg"].removeprefix("Value error, ")
+        parts.append(f"{name}: {words}" if name else words)
     return ConfigurationError(
         f"the settings make no sense: {'; '.join(parts)}",
         hint="correct the arguments, the VLLMMON_ variables or the configuration file that set them",

@@ -106,9 +106,7 @@ class VLLMMonitor:
         Raises:
             ConfigurationError: When the URL makes no sense or is watched already.
         """
-        target = TargetSettings.model_validate(
-            {"url": url, "api_key": api_key, "log_file": log_file, "labels": labels or {}}
-        )
+        target = TargetSettings(url=url, api_key=api_key, log_file=log_file, labels=labels or {})
         with self._lock:
             if target.url in self._targets:
                 raise ConfigurationError(f"{target.url} is watched already", hint="name each target once")
@@ -301,22 +299,10 @@ class VLLMMonitor:
         """Watch one target for as long as it is to be watched, also after a fault of our own."""
         try:
             await self._follow_until_leading(target)
+            self._note("watch_started", f"the watch of {target.url} has started", target=target.url)
             while True:
-                pipeline = TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager)
-                watcher = TargetWatcher(
-                    target,
-                    self.config,
-                    pipeline,
-                    connections=connections,
-                    machine=self._machine,
-                    gpus=self._gpus,
-                    host_thread=self._host_thread,
-                    clock=self._clock,
-                    on_tick=self._on_tick,
-                    on_observation=self._on_observation if self._observers else None,
-                )
                 try:
-                    await watcher.run(first_delay_seconds)
+                    await self._watcher(target, connections).run(first_delay_seconds)
                 except Exception as error:  # whatever it is, a target must not go unwatched because of it
                     _log.exception("the watch of %s failed and begins anew", target.url)
                     self._note("watch_failed", f"the watch of {target.url} failed: {error!r}", Severity.CRITICAL)
@@ -324,6 +310,20 @@ class VLLMMonitor:
         finally:
             if self.persistence_manager is not None:
                 self.persistence_manager.release_lease(target.url)
+
+    def _watcher(self, target: TargetSettings, connections: Connections) -> TargetWatcher:
+        return TargetWatcher(
+            target,
+            self.config,
+            TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager),
+            connections=connections,
+            machine=self._machine,
+            gpus=self._gpus,
+            host_thread=self._host_thread,
+            clock=self._clock,
+            on_tick=self._on_tick,
+            on_observation=self._on_observation if self._observers else None,
+        )
 
     async def _follow_until_leading(self, target: TargetSettings) -> None:
         """Show what another process stores, until it gives the lease up or dies."""
@@ -360,7 +360,7 @@ class VLLMMonitor:
             except Exception:  # a guest's fault must not end the watch
                 _log.exception("an observer failed")
 
-    def _note(self, event_type: str, message: str, severity: Severity = Severity.INFO) -> None:
+    def _note(self, event_type: str, message: str, severity: Severity = Severity.INFO, *, target: str = "") -> None:
         if self.persistence_manager is not None:
             self.persistence_manager.enqueue_event(
                 Event(
@@ -368,6 +368,7 @@ class VLLMMonitor:
                     event_type=event_type,
                     message=message,
                     severity=severity,
+                    target=target,
                     data={"pid": os.getpid(), "targets": sorted(self._targets)},
                 )
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vllm_monitor.clock import SystemClock
+from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.simulator.faults import Fault, parse_fault
 from vllm_monitor.simulator.server import FrontOptions, SimulatorServer
 from vllm_monitor.simulator.settings import LoadSettings, ServerSettings
@@ -78,6 +79,8 @@ def make_options(
     Raises:
         ConfigurationError: When a value makes no sense.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"{port} is no port", hint="Give a number from 1 to 65535, or 0 for any free port.")
     load = LoadSettings(requests_per_second=rate, client_timeout_seconds=client_timeout)
     return SimulateOptions(
         front=FrontOptions(

@@ -18,7 +18,7 @@ from vllm_monitor.terminal.tables import Cell, indented, line
 __all__ = ["figures_section"]
 
 _LABEL_WIDTH = 13
-_WIDE_NOW = 16  # room for two latencies
+_WIDE_NOW = 18  # room for two latencies
 _NARROW_NOW = 11
 _FEWEST_TICKS = 60
 _WIDEST_SPARKLINE = 120

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from vllm_monitor.core import MonitorConfig
 
 __all__ = [
+    "ApiKeyOption",
+    "CaFileOption",
+    "CanaryOption",
+    "DurationOption",
+    "InsecureOption",
+    "IntervalOption",
     "JsonOption",
+    "LogFileOption",
     "StorageDirOption",
     "TemporaryUnlessGivenOption",
     "make_config",
@@ -40,6 +47,29 @@ StorageDirOption = Annotated[
 TemporaryUnlessGivenOption = Annotated[
     Path | None,
     typer.Option("--storage-dir", help="Folder of a store to keep (default: a temporary one).", show_default=False),
+]
+IntervalOption = Annotated[
+    float | None, typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False)
+]
+DurationOption = Annotated[
+    float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
+]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the servers.", show_default=False),
+]
+LogFileOption = Annotated[
+    Path | None, typer.Option("--log-file", help="The server's log, to see why it died.", show_default=False)
+]
+CanaryOption = Annotated[
+    bool | None,
+    typer.Option("--canary/--no-canary", help="Send a 1-token request every 2 s.", show_default=False),
+]
+CaFileOption = Annotated[
+    Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
+]
+InsecureOption = Annotated[
+    bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, TemporaryUnlessGivenOption, make_config, stop_on_signals
+from vllm_monitor.cli.options import (
+    ApiKeyOption,
+    CaFileOption,
+    CanaryOption,
+    DurationOption,
+    InsecureOption,
+    IntervalOption,
+    JsonOption,
+    LogFileOption,
+    TemporaryUnlessGivenOption,
+    make_config,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager
@@ -22,29 +34,13 @@ __all__ = ["record", "replay", "temporary_store"]
 def record(
     url: Annotated[str, typer.Argument(metavar="URL", help="The server to record.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; .gz compresses it.")],
-    duration: Annotated[
-        float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
-    ] = None,
-    interval: Annotated[
-        float | None, typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False)
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the server.", show_default=False),
-    ] = None,
-    log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="The server's log, recorded as well.", show_default=False)
-    ] = None,
-    canary: Annotated[
-        bool | None,
-        typer.Option("--canary/--no-canary", help="Send and record a 1-token request every 2 s.", show_default=False),
-    ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
-    ] = None,
+    duration: DurationOption = None,
+    interval: IntervalOption = None,
+    api_key: ApiKeyOption = None,
+    log_file: LogFileOption = None,
+    canary: CanaryOption = None,
+    ca_file: CaFileOption = None,
+    insecure: InsecureOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Record what a server shows, to be replayed later. Ctrl-C ends it."""

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_monitor.cli.options import StorageDirOption, make_config, stop_on_signals
+from vllm_monitor.cli.options import (
+    ApiKeyOption,
+    CaFileOption,
+    CanaryOption,
+    DurationOption,
+    InsecureOption,
+    IntervalOption,
+    LogFileOption,
+    StorageDirOption,
+    make_config,
+    stop_on_signals,
+)
 from vllm_monitor.clock import SystemClock
 from vllm_monitor.records import Event
 
@@ -28,35 +39,18 @@ def watch(
         ),
     ] = None,
     storage_dir: StorageDirOption = None,
-    interval: Annotated[
-        float | None,
-        typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False),
-    ] = None,
-    duration: Annotated[
-        float | None, typer.Option("--duration", help="End after this many seconds.", show_default=False)
-    ] = None,
+    interval: IntervalOption = None,
+    duration: DurationOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per target and tick.")] = False,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", envvar="VLLMMON_API_KEY", help="Bearer token of the servers.", show_default=False),
-    ] = None,
-    log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="The server's log, to see why it died.", show_default=False)
-    ] = None,
-    canary: Annotated[
-        bool | None,
-        typer.Option("--canary/--no-canary", help="Send a 1-token request every 2 s.", show_default=False),
-    ] = None,
+    api_key: ApiKeyOption = None,
+    log_file: LogFileOption = None,
+    canary: CanaryOption = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", help="Seconds to wait for an answer (default: 3).", show_default=False),
     ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", help="Certificates to trust for https.", show_default=False)
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
-    ] = None,
+    ca_file: CaFileOption = None,
+    insecure: InsecureOption = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Remember what is seen.")] = True,
     config: Annotated[
         Path | None, typer.Option("--config", help="Settings in a TOML file.", show_default=False)

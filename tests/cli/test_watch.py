@@ -93,6 +93,10 @@ def test_status_stats_csv_and_canonical_names(simulator: SimulatorProcess, tmp_p
     statistics = json.loads(run("stats", "--storage-dir", store, "--json").stdout)
     assert statistics["counts"]["metrics"] > 400
     assert "counts" in run("stats", "--storage-dir", store).stdout
+    happened = lines(run("events", "--storage-dir", store, "--json").stdout)
+    assert [event["type"] for event in happened][:2] == ["monitor_started", "watch_started"]
+    assert happened[-1]["type"] == "monitor_stopped"
+    assert "became" in run("events", "--storage-dir", store, "--last", "1h", "--target", simulator.url).stdout
     rows = run("query", "kv_cache_usage_ratio", "--storage-dir", store, "--csv").stdout.splitlines()
     assert rows[0] == "timestamp,target,name,labels,value"
     assert "vllm:kv_cache_usage_perc" in rows[1]

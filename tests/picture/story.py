@@ -64,6 +64,7 @@ class Story:
     cpu_ratio: float = 0.0
     host: HostPressure = CALM
     exit_code: int | None = None
+    listen_queue: int | None = 0
     is_paused: bool | None = None
     canary: CanaryObservation | None = None
     log: list[str] = field(default_factory=list)
@@ -131,7 +132,12 @@ class Story:
             )
             self.picture.observe(
                 ProcessObservation(
-                    target=TARGET, timestamp=at, processes=processes, host=self.host, exit_code=self.exit_code
+                    target=TARGET,
+                    timestamp=at,
+                    processes=processes,
+                    host=self.host,
+                    exit_code=self.exit_code,
+                    listen_queue=self.listen_queue,
                 )
             )
         if self.is_paused is not None:

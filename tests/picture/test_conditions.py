@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.picture.story import PRESSED, REFUSED, TIMED_OUT, Story, busy
 
-from vllm_monitor.records import CanaryObservation, Condition
+from vllm_monitor.records import CanaryObservation, Condition, ProbeFailure, VersionObservation
 
 SIGNS_OF_ILLNESS = {Condition.STALLED, Condition.API_FROZEN, Condition.ENGINE_DEAD, Condition.WORKER_DEAD}
 
@@ -259,7 +259,7 @@ def test_a_clock_set_back_is_survived() -> None:
     story.now -= 3600.0
     story.second(10)
     assert story.verdicts[-1].condition is Condition.OK
-    assert all(value >= 0 for name, value in story.picture.values().items() if name.endswith("_per_second"))
+    assert all(value >= 0 for name, value in story.picture.values(story.now).items() if name.endswith("_per_second"))
 
 
 def test_a_restart_is_told_by_the_start_time_and_counts_from_zero() -> None:
@@ -267,10 +267,55 @@ def test_a_restart_is_told_by_the_start_time_and_counts_from_zero() -> None:
     story.second(3, started=story.now, tokens=5)
     events = [event.event_type for event in story.picture.take_events()]
     assert events.count("server_restarted") == 1
-    assert 0 <= story.picture.values()["generation_tokens_per_second"] <= 60
+    assert 0 <= story.picture.values(story.now)["generation_tokens_per_second"] <= 60
 
 
 def test_engine_and_api_server_gone_in_one_look_is_the_engine() -> None:
     story = busy()
     story.states.update(api="", engine="", worker="")
     assert story.second(3, page_failure=REFUSED, health_failure=REFUSED) is Condition.ENGINE_DEAD
+
+
+def test_without_a_log_a_port_that_closes_before_the_processes_end_is_a_shutdown() -> None:
+    story = busy()
+    story.second(1, page_failure=REFUSED, health_failure=REFUSED, listen_queue=None)
+    assert story.verdicts[-1].condition is Condition.STOPPED
+    story.states.update(engine="", worker="")
+    story.second(2)
+    story.states.update(api="")
+    story.second(5)
+    assert story.conditions_of_last(8) == {Condition.STOPPED}
+    assert "--log-file" in story.reason
+
+
+def test_a_shutdown_that_hangs_is_told_after_a_minute() -> None:
+    story = busy()
+    story.second(50, page_failure=REFUSED, health_failure=REFUSED, listen_queue=None)
+    assert story.verdicts[-1].condition is Condition.STOPPED
+    assert story.second(20) is Condition.API_DEAD
+
+
+def test_an_engine_that_dies_before_the_port_closes_is_no_shutdown() -> None:
+    story = busy()
+    story.states["engine"] = ""
+    story.second(1)
+    assert story.second(3, page_failure=REFUSED, health_failure=REFUSED, listen_queue=None) is Condition.ENGINE_DEAD
+
+
+def test_figures_of_an_old_page_are_not_shown_and_the_heartbeat_ages() -> None:
+    story = busy()
+    assert "generation_tokens_per_second" in story.picture.values(story.now)
+    story.second(20, page_failure=TIMED_OUT, health_failure=TIMED_OUT)
+    values = story.picture.values(story.now)
+    assert "generation_tokens_per_second" not in values
+    assert "requests_running" not in values
+    assert values["progress_age_seconds"] == pytest.approx(20.5, abs=0.1)
+
+
+def test_models_that_may_not_be_asked_for_are_said_once() -> None:
+    story = busy()
+    refusal = ProbeFailure("http", "HTTP 401: give --api-key")
+    for _ in range(3):
+        story.picture.observe(VersionObservation(target="http://test", timestamp=story.now, models_failure=refusal))
+    assert [event.event_type for event in story.picture.take_events()].count("models_unknown") == 1
+    assert any("401" in note for note in story.picture._current_notes())

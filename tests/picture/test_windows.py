@@ -97,3 +97,12 @@ def test_quantiles_are_those_of_prometheus() -> None:
     assert histogram_quantile(0.95, bounds, cumulative) == pytest.approx(0.9)
     assert histogram_quantile(0.99, vector(0.1, math.inf), vector(1, 10)) == 0.1
     assert histogram_quantile(0.5, vector(0.1, 0.5), vector(1, 2)) is None, "no infinite bucket"
+
+
+def test_what_lies_in_the_first_bucket_is_estimated_from_its_mean() -> None:
+    bounds, cumulative = vector(0.3, 0.5, math.inf), vector(100, 100, 100)
+    assert histogram_quantile(0.5, bounds, cumulative, total_sum=0.1) == pytest.approx(0.001 * math.log(2))
+    assert histogram_quantile(0.95, bounds, cumulative, total_sum=0.1) == pytest.approx(0.001 * math.log(20))
+    assert histogram_quantile(0.95, bounds, cumulative, total_sum=29.0) == 0.3
+    assert histogram_quantile(0.5, bounds, cumulative) == pytest.approx(0.15), "Prometheus' estimate without a sum"
+    assert histogram_quantile(0.5, bounds, vector(50, 100, 100), total_sum=0.1) == pytest.approx(0.3)

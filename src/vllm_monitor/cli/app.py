@@ -11,6 +11,7 @@ import typer
 
 from vllm_monitor import __version__
 from vllm_monitor.cli.demo import demo
+from vllm_monitor.cli.events import events
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
 from vllm_monitor.cli.simulate import simulate
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (watch, status, query, stats, record, replay, simulate, demo):
+for _command in (watch, status, events, query, stats, record, replay, simulate, demo):
     app.command()(_command)
 
 

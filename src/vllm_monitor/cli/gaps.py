@@ -13,6 +13,10 @@ __all__ = ["find_gaps"]
 
 GAP_FACTOR = 2.5
 LEAST_GAP_SECONDS = 1.5
+LATE_SLACK_SECONDS = 2.0
+AWAY = "nobody watched"
+LATE = "the monitor itself was late"
+SILENT = "no page could be read"
 
 
 def find_gaps(
@@ -36,6 +40,7 @@ def find_gaps(
     for target in targets:
         events = store.get_events("watch_started", start_time, target=target, limit=100_000)
         starts = [event.timestamp for event in events]
+        late = store.get_events("monitor_late", start_time, target=target, limit=100_000)
         stored = store.scrape_times(target, start_time, end_time).get("metrics")
         times = [] if stored is None else [at / 1000 for at in stored.tolist()]
         steps = [later - earlier for earlier, later in itertools.pairwise(times)]
@@ -45,13 +50,14 @@ def find_gaps(
             # Between two watches there is a gap, however short it is.
             away = step > usual and any(earlier < begun <= later for begun in starts)
             if away or step > max(GAP_FACTOR * usual, LEAST_GAP_SECONDS):
+                ours = any(earlier < event.timestamp <= later + LATE_SLACK_SECONDS for event in late)
                 gaps.append(
                     {
                         "target": target,
                         "from": round(earlier, 3),
                         "to": round(later, 3),
                         "seconds": round(step, 3),
-                        "reason": "nobody watched" if away else "no page could be read",
+                        "reason": AWAY if away else LATE if ours else SILENT,
                     }
                 )
     return gaps

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager, SeriesData
     from vllm_monitor.picture import Family
 
-__all__ = ["query"]
+__all__ = ["normalised", "query"]
 
 TABLE_ROWS = 40
 
@@ -61,7 +61,7 @@ def query(
     end_time = parse_time(end) if end is not None else None
     if last is not None:
         start_time = SystemClock().now() - parse_duration(last)
-    url = _normalised(target)
+    url = normalised(target)
     with open_store(storage_dir) as store:
         found = _find(store, metric, url, wanted, start_time, end_time)
         gaps = find_gaps(store, sorted({series.target for series in found}), start_time, end_time)
@@ -73,7 +73,8 @@ def query(
         _print_table(metric, found, gaps)
 
 
-def _normalised(target: str | None) -> str | None:
+def normalised(target: str | None) -> str | None:
+    """A target as the store knows it: a URL in its usual form, or the name of a recording as it is."""
     from vllm_monitor.collectors import normalise_target
 
     if target is None:

@@ -8,8 +8,9 @@ from vllm_monitor.terminal import StoreLine
 
 __all__ = ["StoreLines", "store_description"]
 
-COUNT_SECONDS = 15.0
-"""Counting what is stored reads the disk, so it is done this often only."""
+COUNT_SHARE = 0.01
+"""Counting what is stored reads the disk: it may take this share of the time."""
+LEAST_COUNT_SECONDS = 1.0
 
 
 def store_description(store: PersistenceManager | None) -> str:
@@ -41,8 +42,9 @@ class StoreLines:
             return StoreLine(keeping=False)
         now = self._clock.monotonic()
         if count or now >= self._count_at:
-            self._count_at = now + COUNT_SECONDS
             statistics = self._store.get_statistics()
+            took = self._clock.monotonic() - now
+            self._count_at = now + max(LEAST_COUNT_SECONDS, took / COUNT_SHARE)
             self._samples = int(statistics["counts"]["metrics"])
             self._bytes = int(statistics["bytes"])
         health = self._store.health()

@@ -98,6 +98,18 @@ def _ago(timestamp: float | None, now: float) -> str:
     return "-" if timestamp is None else f"{duration(max(0.0, now - timestamp))} ago"
 
 
+def _readable(name: str, value: Any) -> str:
+    from vllm_monitor.terminal.format import byte_count, iso_time
+
+    if value is None or value == "" or value == []:
+        return "-"
+    if name in ("oldest", "newest", "last_flush"):
+        return iso_time(value)
+    if name == "bytes":
+        return f"{byte_count(value)} ({value:,})"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def stats(storage_dir: StorageDirOption = None, json: JsonOption = False) -> None:
     """Show what the store holds: records, bytes, oldest and newest."""
     with open_store(storage_dir) as store:
@@ -115,7 +127,7 @@ def stats(storage_dir: StorageDirOption = None, json: JsonOption = False) -> Non
     for name, value in statistics.items():
         if isinstance(value, dict):
             for key, inner in value.items():
-                table.add_row(escape(f"{name}: {key}"), escape(str(inner)))
+                table.add_row(escape(f"{name}: {key}"), escape(f"{inner:,}"))
         else:
-            table.add_row(escape(name), escape(str(value)))
+            table.add_row(escape(name), escape(_readable(name, value)))
     Console().print(table)

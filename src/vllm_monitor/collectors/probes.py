@@ -130,14 +130,15 @@ class TargetProbe:
         """Ask ``/version`` and ``/v1/models``; what is not answered stays empty."""
         timestamp, began = self._clock.now(), self._clock.monotonic()
         version, models = await asyncio.gather(
-            self._get_document(f"{self.url}/version"), self._get_document(f"{self.url}/v1/models")
+            self._get_document(f"{self.url}/version"), self._get(f"{self.url}/v1/models", _MAX_SMALL_BYTES)
         )
         return VersionObservation(
             target=self.url,
             timestamp=timestamp,
             latency_seconds=self._clock.monotonic() - began,
             version=_short_text(version.get("version")),
-            models=_model_names(models),
+            models=() if models.failure is not None else _model_names(_document(models.body)),
+            models_failure=models.failure,
         )
 
     async def load(self) -> LoadObservation:

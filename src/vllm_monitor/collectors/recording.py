@@ -58,7 +58,7 @@ class RecordingWriter:
             self._raw: IO[bytes] = path.open("wb" if overwrite else "xb", buffering=0)
         except FileExistsError as error:
             raise RecordingError(
-                f"{path} exists already", hint="choose another name, or allow it to be replaced"
+                f"{path} exists already", hint="choose another name, or allow it to be replaced (--force)"
             ) from error
         except OSError as error:
             raise self._cannot_write(error) from error

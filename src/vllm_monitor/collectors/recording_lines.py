@@ -275,7 +275,8 @@ def _with_latency(fields: dict[str, Any], latency_seconds: float) -> dict[str, A
 
 
 def _version(one: VersionObservation) -> dict[str, Any]:
-    return _extra("version", one, version=one.version, models=list(one.models))
+    fields = _extra("version", one, version=one.version, models=list(one.models))
+    return _with_failure(fields, one.models_failure)
 
 
 def _load(one: LoadObservation) -> dict[str, Any]:
@@ -413,7 +414,10 @@ def _decode_version(line: Mapping[str, Any], timing: dict[str, Any]) -> VersionO
     version: Any = line.get("version")
     models: Sequence[Any] = line.get("models") or ()
     return VersionObservation(
-        **timing, version=None if version is None else str(version), models=tuple(map(str, models))
+        **timing,
+        version=None if version is None else str(version),
+        models=tuple(map(str, models)),
+        models_failure=_recorded_failure(line),
     )
 
 

@@ -69,6 +69,7 @@ class TargetPipeline:
         self._store = store
         self._sampler = ProbeSampler()
         self._condition: Condition | None = None
+        self._own_events: list[Event] = []
 
     def step(self, now: float, observations: Sequence[Observation]) -> Tick:
         """One tick.
@@ -82,9 +83,10 @@ class TargetPipeline:
         for observation in ordered:
             self.picture.observe(observation)
         judgement = self.picture.judge(now)
-        values = self.picture.values()
+        values = self.picture.values(now)
         state, checkpoint = self._tracker.observe(self.target, now, judgement.condition, judgement.reason, values)
-        events = self.picture.take_events()
+        events = self._own_events + self.picture.take_events()
+        self._own_events = []
         if judgement.condition is not self._condition:
             if self._condition is not None:
                 events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
@@ -93,6 +95,20 @@ class TargetPipeline:
             for event in events:
                 self._store.enqueue_event(event)
         return Tick(self.picture.snapshot(now, state, values), tuple(events), checkpoint)
+
+    def note_late(self, now: float, late_seconds: float) -> None:
+        """This process came late to its next look; told with the next step."""
+        message = f"the monitor itself came {late_seconds:.1f} s late: its own host gives it too little CPU"
+        self._own_events.append(
+            Event(
+                timestamp=now,
+                event_type="monitor_late",
+                message=message,
+                severity=Severity.WARNING,
+                target=self.target,
+                data={"late_seconds": late_seconds},
+            )
+        )
 
     def _save_samples(self, now: float, observations: Sequence[Observation]) -> None:
         if self._store is None:

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 VERSION_SECONDS = 60.0
 LOAD_SECONDS = 5.0
 PAUSE_SECONDS = 5.0
+LATE_SECONDS = 1.5
+"""From here on a late tick is worth an event: what was missed is our fault and not the server's."""
 
 
 class TargetWatcher:
@@ -102,6 +104,8 @@ class TargetWatcher:
                 behind = self._clock.monotonic() - next_at
                 if behind > interval:
                     next_at += interval * int(behind / interval)  # never run after lost ticks
+                    if behind > LATE_SECONDS:
+                        self._pipeline.note_late(self._clock.now(), behind)
                 await self._clock.sleep(next_at - self._clock.monotonic())
         finally:
             for task in self._running.values():

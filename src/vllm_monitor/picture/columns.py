@@ -47,7 +47,7 @@ class PageNumbers:
     Args:
         gauges: Canonical gauge name to value, for those on the page.
         counters: One value per name of :data:`COUNTER_NAMES`; NaN where the page has none.
-        buckets: Cumulative bucket counts of all canonical histograms, one after another.
+        buckets: Cumulative bucket counts of all canonical histograms, one after another, then their sums.
         engines: Progress and load per engine.
     """
 
@@ -81,6 +81,7 @@ class ColumnMap:
     Attributes:
         histograms: Canonical histogram name to its upper bucket bounds and its slice of ``PageNumbers.buckets``.
         bucket_signature: Equal for two layouts whose bucket vectors can be subtracted.
+        sums: Canonical histogram name to its place in ``PageNumbers.buckets`` where the sum of observations stands.
         engine_labels: The values of the ``engine`` label, in order.
         unknown_families: ``vllm:`` names that no known version has.
         missing_names: Canonical names of :data:`CORE_NAMES` that the page lacks.
@@ -106,6 +107,12 @@ class ColumnMap:
                 start = len(bucket_groups)
                 bucket_groups.extend(groups)
                 self.histograms[family.name] = (np.array(bounds), slice(start, len(bucket_groups)))
+        self.sums: dict[str, int] = {}
+        for family in _HISTOGRAMS:
+            if family.name in self.histograms:
+                self.sums[family.name] = len(bucket_groups)
+                found = (by_name.get(f"{alias}_sum") for alias in family.aliases)
+                bucket_groups.append(next((columns for columns in found if columns), []))
         self._buckets = _GroupedSum(bucket_groups)
         self.bucket_signature = tuple((name, tuple(bounds.tolist())) for name, (bounds, _) in self.histograms.items())
         self.engine_labels: tuple[str, ...] = ()

@@ -134,6 +134,7 @@ class ServerLife:
         seen: Roles whose processes were seen alive, with their process ids.
         missing: Role to unix seconds since when a process of it is gone.
         was_ready: Whether its port ever answered.
+        port_closed_at: Unix seconds at which its port, once open, was found closed while every process ran.
         ended_at: Unix seconds at which the API process was found gone.
     """
 
@@ -142,6 +143,7 @@ class ServerLife:
     seen: dict[str, set[int]]
     missing: dict[str, float]
     was_ready: bool = False
+    port_closed_at: float | None = None
     ended_at: float | None = None
 
 
@@ -187,6 +189,10 @@ class ProcessEvidence:
                 self.life.missing.pop(role, None)
         if self.life.api_pid in here.get("api", set()):
             self.life.ended_at = None
+            if observation.listen_queue is not None:
+                self.life.port_closed_at = None
+            elif self.life.was_ready and not self.life.missing and self.life.port_closed_at is None:
+                self.life.port_closed_at = observation.timestamp
         elif self.life.ended_at is None:
             self.life.ended_at = observation.timestamp
         return new_life

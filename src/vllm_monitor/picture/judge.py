@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vllm_monitor.picture.evidence import ApiEvidence, LogEvidence, ProcessEvidence
+from vllm_monitor.picture.evidence import ApiEvidence, LogEvidence, ProcessEvidence, ServerLife
 from vllm_monitor.picture.heartbeat import Pulse
 from vllm_monitor.picture.log_signatures import LogSignature
 from vllm_monitor.records import Condition, HostPressure
@@ -30,6 +30,8 @@ LATCH_SECONDS = 60.0
 """A stall seen only by connections is believed this long after they stopped piling up."""
 DEATH_LOOKS = 2
 """Looks at the process tree that must agree that a process is gone; one alone may be a reading error."""
+CLOSED_PORT_SECONDS = 60.0
+"""A shutdown that has closed the port is over after this long; a server that still runs then hangs."""
 UNASKED_SECONDS = 3.0
 """A server whose process is seen for so long without a result of any probe has no open port (recordings)."""
 SATURATED_WAITING = 10.0
@@ -161,6 +163,10 @@ class Judge:
             if ended or (view.api.refused and life is None):
                 return Judgement(Condition.STOPPED, "the server was shut down on request and has ended")
             return Judgement(Condition.STOPPED, "the server is shutting down on request: new requests are refused")
+        if life is not None and life.port_closed_at is not None and not log.first_fatal:
+            orderly = self._closed_its_port_first(view, life, ended=ended)
+            if orderly is not None:
+                return orderly
         because = f"; first fatal log line: {log.first_fatal}" if log.first_fatal else ""
         code = processes.newest.exit_code if processes.newest is not None else None
         if ended and code is not None:
@@ -187,6 +193,23 @@ class Judge:
             )
         return None
 
+    @staticmethod
+    def _closed_its_port_first(view: View, life: ServerLife, *, ended: bool) -> Judgement | None:
+        """A server that is asked to stop closes its port and then ends its engine; one that dies does not."""
+        if view.api.last_503_at is not None or life.port_closed_at is None:
+            return None
+        closed_seconds = view.now - life.port_closed_at
+        if not ended and closed_seconds > CLOSED_PORT_SECONDS:
+            return Judgement(
+                Condition.API_DEAD,
+                f"process {life.api_pid} has closed its port {closed_seconds:.0f} s ago and does not end",
+            )
+        sign = "its port was closed before its processes ended, as in a requested shutdown"
+        return Judgement(
+            Condition.STOPPED,
+            f"the server {'has stopped' if ended else 'is stopping'}: {sign} (only its log can tell: --log-file)",
+        )
+
     def _death(self, role: str, reason: str) -> Judgement:
         condition = Condition.WORKER_DEAD if role == "worker" else Condition.ENGINE_DEAD
         if self._last.condition in (Condition.WORKER_DEAD, Condition.ENGINE_DEAD):
@@ -206,8 +229,6 @@ class Judge:
                     Condition.STARTING,
                     f"the server process {life.api_pid} runs but its port is still closed (for {seconds:.0f} s)",
                 )
-            if api.failures_in_a_row >= 3 * DEATH_LOOKS:
-                return Judgement(Condition.API_DEAD, f"process {life.api_pid} runs, but its port, once open, is closed")
             return self._last
         if view.log.starting and not api.answered_once:
             return Judgement(Condition.STARTING, "the log says that the server is starting; its port is still closed")

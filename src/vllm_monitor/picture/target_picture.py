@@ -36,6 +36,9 @@ __all__ = ["TargetPicture"]
 
 RATE_SECONDS = 10.0
 QUANTILE_SECONDS = 60.0
+OLD_PAGE_SECONDS = 10.0
+OLD_PAGES = 3.0
+"""Figures are shown until their page is older than ten seconds and than three times the last step between pages."""
 
 _RATES = {
     "generation_tokens_total": "generation_tokens_per_second",
@@ -76,6 +79,7 @@ class TargetPicture:
         self._map: ColumnMap | None = None
         self._numbers: PageNumbers | None = None
         self._good_page: PageObservation | None = None
+        self._page_gap_seconds = 0.0
         self._start_time: float | None = None
         self._pages = 0
         self._new_page = False
@@ -165,7 +169,7 @@ class TargetPicture:
             condition=self._judgement.condition,
             reason=self._judgement.reason,
             condition_since=self._condition_since if self._condition_since is not None else now,
-            values=self.values() if values is None else values,
+            values=self.values(now) if values is None else values,
             processes=newest.processes if newest is not None else (),
             host=newest.host if newest is not None else None,
             gpus=self._gpus,
@@ -177,10 +181,20 @@ class TargetPicture:
             notes=self._current_notes(),
         )
 
-    def values(self) -> dict[str, float]:
-        """Canonical names and their values; what is not known now is absent."""
+    def values(self, now: float) -> dict[str, float]:
+        """Canonical names and their values; what is not known now is absent.
+
+        Args:
+            now: Unix seconds. What was on a page that is old by now is not known any more.
+        """
         values: dict[str, float] = {}
-        if self._numbers is not None and self._map is not None:
+        page = self._good_page
+        fresh = page is not None and now - page.timestamp <= max(OLD_PAGE_SECONDS, OLD_PAGES * self._page_gap_seconds)
+        if page is not None:
+            pulse = self._heartbeat.pulse()
+            values["progress_age_seconds"] = max(0.0, pulse.progress_age_seconds + now - page.visible_at)
+        if page is not None and fresh and self._numbers is not None and self._map is not None:
+            values["scrape_duration_seconds"] = page.latency_seconds
             values.update(self._numbers.gauges)
             for name, slot in _COUNTER_SLOT.items():
                 total = float(self._numbers.counters[slot])
@@ -188,9 +202,6 @@ class TargetPicture:
                     values[name] = total
             self._add_rates(values)
             self._add_quantiles(values, self._map)
-            values["progress_age_seconds"] = self._heartbeat.pulse().progress_age_seconds
-        if self._good_page is not None:
-            values["scrape_duration_seconds"] = self._good_page.latency_seconds
         if self._api.health is not None and self._api.health.failure is None:
             values["health_latency_seconds"] = self._api.health.latency_seconds
         if self._api.canary is not None:
@@ -221,9 +232,9 @@ class TargetPicture:
         if grown is None:
             return
         for name, (bounds, part) in columns.histograms.items():
-            cumulative = grown[1][part]
+            cumulative, total_sum = grown[1][part], float(grown[1][columns.sums[name]])
             for label, quantile in (("p50", 0.5), ("p95", 0.95)):
-                value = histogram_quantile(quantile, bounds, cumulative)
+                value = histogram_quantile(quantile, bounds, cumulative, total_sum)
                 if value is not None:
                     values[name.removesuffix("seconds") + label + "_seconds"] = value
 
@@ -273,6 +284,8 @@ class TargetPicture:
         self._heartbeat.see_page(
             page.timestamp, columns.engine_labels, numbers.engines, numbers.gauges.get("api_open_fds")
         )
+        if self._good_page is not None:
+            self._page_gap_seconds = max(0.0, page.timestamp - self._good_page.timestamp)
         self._numbers, self._good_page, self._new_page = numbers, page, True
         self._pages += 1
         self._mark_ready()
@@ -317,6 +330,14 @@ class TargetPicture:
             )
             if old and new and old != new
         ]
+        failure = observation.models_failure
+        if failure is not None and failure.kind == "http" and self._api.answered_once:
+            message = f"the models are unknown, so no canary can be sent: {failure.message}"
+            if message not in self._notes:
+                self._notes[message] = None
+                self._note_event(observation.visible_at, "models_unknown", message, Severity.WARNING)
+        elif observation.models:
+            self._notes = {note: None for note in self._notes if not note.startswith("the models are unknown")}
         self._version = observation.version or self._version
         self._models = observation.models or self._models
         if changed:

@@ -86,10 +86,17 @@ class HealthObservation(_Timed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionObservation(_Timed):
-    """What ``/version`` and ``/v1/models`` said."""
+    """What ``/version`` and ``/v1/models`` said.
+
+    Args:
+        version: Version of vLLM; ``None`` when there was no answer.
+        models: Names of the served models.
+        models_failure: Why there are no models (without an API key ``/v1`` answers 401).
+    """
 
     version: str | None = None
     models: tuple[str, ...] = ()
+    models_failure: ProbeFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,7 +108,8 @@ def _details(watched: Watched, history: TargetHistory, screen: Screen, *, of_man
     snapshot, width, script = history.snapshot, screen.width, screen.script
     now = snapshot.timestamp
     most = 5 if screen.tall else 3
-    failure = f"newest probe failed: {snapshot.failure}" if snapshot.failure else ""
+    told = not snapshot.failure or snapshot.failure in snapshot.reason
+    failure = "" if told else f"newest probe failed: {snapshot.failure}"
     badge = badge_section(snapshot, width, script, tall=screen.tall and not of_many)
     return [
         Section(badge.build, badge.wanted, badge.minimum, 2 if of_many else 0),

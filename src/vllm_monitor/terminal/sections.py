@@ -9,11 +9,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from vllm_monitor.picture.snapshot import Snapshot
-from vllm_monitor.records import Event, Severity
+from vllm_monitor.records import Condition, Event, Severity
 from vllm_monitor.terminal import format as human
 from vllm_monitor.terminal.arrange import Section, fixed
 from vllm_monitor.terminal.conditions import (
-    CALM,
     Level,
     badge_style,
     condition_label,
@@ -101,7 +100,7 @@ def heartbeat_section(snapshot: Snapshot, width: int, script: Script, *, priorit
     pulse = f"last progress {pulse} ago" if pulse != human.UNKNOWN else "last progress -"
     in_flight = [values.get("requests_running"), values.get("requests_waiting")]
     known = [number for number in in_flight if number is not None]
-    if len(known) == len(in_flight) and not any(known) and snapshot.condition in CALM:
+    if len(known) == len(in_flight) and not any(known) and snapshot.condition is Condition.IDLE:
         pulse += " (nothing to do)"
     page_age = _age(None if snapshot.scraped_at is None else snapshot.timestamp - snapshot.scraped_at)
     old = page_age is not None and page_age > _OLD_PAGE_SECONDS

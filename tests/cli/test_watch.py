@@ -128,6 +128,7 @@ def test_a_server_that_is_not_there_is_said_and_waited_for() -> None:
         (["demo", "--duration", "5"], "too short"),
         (["watch", "https://127.0.0.1:1", "--ca-file", "/no/such/file"], "/no/such/file"),
         (["simulate", "--port", "70000"], "70000"),
+        (["simulate", "--port", "0", "--rate", "1e9"], "requests per second"),
     ],
 )
 def test_nonsense_gets_an_error_with_a_hint_and_exit_code_two(arguments: list[str], words: str) -> None:

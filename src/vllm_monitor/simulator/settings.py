@@ -10,6 +10,9 @@ from vllm_monitor.errors import ConfigurationError
 __all__ = ["EngineSettings", "LoadSettings", "ServerSettings"]
 
 
+MOST_REQUESTS_PER_SECOND = 1000.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """Capacity and speed of the engine; the defaults resemble a small model on a modest accelerator.
@@ -82,6 +85,11 @@ class LoadSettings:
     def __post_init__(self) -> None:
         _require_not_negative(self, "requests_per_second", "length_sigma", "prefix_groups", "prefix_tokens")
         _require_positive(self, "mean_prompt_tokens", "mean_output_tokens", "client_timeout_seconds")
+        if self.requests_per_second > MOST_REQUESTS_PER_SECOND:
+            raise ConfigurationError(
+                f"{self.requests_per_second:g} requests per second are more than a simulator can hold in memory",
+                hint=f"Give at most {MOST_REQUESTS_PER_SECOND:g}; any server is saturated long before that.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,14 @@ def test_round_trip(tmp_path: Path, given_checkpoints: list[StateCheckpoint], gi
         assert types_of(loaded[record_id]) == types_of(record)
 
 
+def test_a_time_of_minus_zero_comes_back_with_its_sign(open_store: OpenStore) -> None:
+    open_store().save_checkpoint(checkpoint(-0.0))
+    store = open_store()
+    (found,) = store.get_checkpoints()
+    assert math.copysign(1, found.timestamp) == -1
+    assert store.health().damaged_rows == 0
+
+
 class Foreign(enum.Enum):
     THING = "thing"
 

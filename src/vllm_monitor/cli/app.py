@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ import typer
 from vllm_monitor import __version__
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
+from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
 from vllm_monitor.cli.simulate import simulate
@@ -58,9 +60,15 @@ def main() -> None:
     try:
         app()
     except VLLMMonitorError as error:
-        sys.stderr.write(f"error: {error.message}\n hint: {error.hint}\n")
+        sys.stderr.write(f"error: {clean(error.message)}\n hint: {clean(error.hint)}\n")
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except BrokenPipeError:
         # Whoever read our output has gone (a pipe into head). Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # What is ours to open and read has errors of its own; what is left is the output (a full disk).
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"error: the output cannot be written: {error}\n hint: check where it goes\n")
+        sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ __all__ = [
     "LogFileOption",
     "StorageDirOption",
     "TemporaryUnlessGivenOption",
+    "check_duration",
+    "clean",
     "make_config",
     "parse_duration",
     "parse_time",
@@ -73,6 +76,7 @@ InsecureOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
+MOST_TIME = 32_503_680_000.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -84,6 +88,23 @@ def make_config(config_file: Path | None, **given: Any) -> MonitorConfig:
     return MonitorConfig(**chosen) if config_file is None else MonitorConfig.from_toml(config_file, **chosen)
 
 
+def clean(text: str) -> str:
+    """Text from a server, a recording or a store, without anything that a terminal would obey."""
+    from vllm_monitor.terminal.safe_text import Script
+
+    return Script().clean(text)
+
+
+def check_duration(seconds: float | None) -> None:
+    """Refuse a ``--duration`` that is no time to run for.
+
+    Raises:
+        ConfigurationError: When it is not positive and finite.
+    """
+    if seconds is not None and not (0 < seconds < math.inf):
+        raise ConfigurationError(f"--duration {seconds} makes no sense", hint="give a number of seconds above 0")
+
+
 def parse_duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``15m``, ``2h``, ``7d`` or ``1w``.
 
@@ -93,7 +114,10 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
     if match is None:
         raise ConfigurationError(f"{text!r} is no duration", hint="write for example 90s, 15m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > MOST_TIME:
+        raise ConfigurationError(f"{text!r} is longer than anything lasts", hint="write for example 90s, 15m, 2h or 7d")
+    return seconds
 
 
 def parse_time(text: str) -> float:
@@ -103,9 +127,13 @@ def parse_time(text: str) -> float:
         ConfigurationError: When it is neither.
     """
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        if 0.0 <= seconds <= MOST_TIME:
+            return seconds
+        raise ConfigurationError(f"{text!r} is no time", hint="unix seconds lie between 0 and the year 3000")
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError as error:
@@ -116,8 +144,9 @@ def parse_time(text: str) -> float:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on the first SIGINT or SIGTERM; a second one ends the process as usual."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Call ``stop`` on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process as usual."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in asked}
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         for known, handler in before.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption, parse_duration, parse_time
+from vllm_monitor.cli.options import JsonOption, StorageDirOption, clean, parse_duration, parse_time
 from vllm_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def query(
         if not separator or not name:
             raise ConfigurationError(f"--label {text!r} is not NAME=VALUE", hint="write for example --label engine=0")
         wanted[name] = value
+    if last is not None and start is not None:
+        raise ConfigurationError("--last and --start exclude each other", hint="give one of them")
     start_time = parse_time(start) if start is not None else None
     end_time = parse_time(end) if end is not None else None
     if last is not None:
@@ -167,7 +169,7 @@ def _print_table(metric: str, found: list[SeriesData], gaps: list[dict[str, Any]
     if not found:
         console.print(f"no samples of {escape(metric)} in that range")
     for series in found:
-        table = Table("time", "value", title=escape(f"{series.name} {series.tags or ''}\n{series.target}"))
+        table = Table("time", "value", title=escape(clean(f"{series.name} {series.tags or ''} {series.target}")))
         points = list(zip(series.timestamps_ms.tolist(), series.values.tolist(), strict=True))
         if len(points) > TABLE_ROWS:
             console.print(f"the last {TABLE_ROWS} of {len(points)} samples (--json or --csv prints all)")

@@ -21,6 +21,8 @@ from vllm_monitor.cli.options import (
     JsonOption,
     LogFileOption,
     TemporaryUnlessGivenOption,
+    check_duration,
+    clean,
     make_config,
     stop_on_signals,
 )
@@ -49,6 +51,7 @@ def record(
     from vllm_monitor.core import VLLMMonitor
     from vllm_monitor.errors import RecordingError
 
+    check_duration(duration)
     config = make_config(
         None,
         targets=(),
@@ -102,12 +105,13 @@ def replay(
     from rich.markup import escape
     from rich.progress import Progress
 
-    from vllm_monitor.collectors import read_recording
+    from vllm_monitor.collectors import LEAST_INTERVAL_SECONDS, MOST_INTERVAL_SECONDS, read_recording
     from vllm_monitor.core import ReplayReport, count_ticks, replay_ticks
     from vllm_monitor.errors import ConfigurationError
 
-    if interval is not None and not interval > 0:
-        raise ConfigurationError(f"--interval {interval} is not positive", hint="give a number of seconds above 0")
+    if interval is not None and not LEAST_INTERVAL_SECONDS <= interval <= MOST_INTERVAL_SECONDS:
+        hint = f"give {LEAST_INTERVAL_SECONDS:g} to {MOST_INTERVAL_SECONDS:g} seconds"
+        raise ConfigurationError(f"--interval {interval} makes no sense", hint=hint)
     console = Console()
     with temporary_store(storage_dir) as store:
         for path in files:
@@ -120,16 +124,18 @@ def replay(
             with bar:
                 for tick in bar.track(ticks, total=total, description=escape(name)):
                     report.add(tick)
+            if recording.malformed_lines:
+                typer.echo(f"{path}: {recording.malformed_lines} lines could not be read and were skipped", err=True)
+            for note in recording.notes:
+                typer.echo(f"{path}: {clean(note)}", err=True)
             if json:
                 typer.echo(dumps(report.as_json(), separators=(",", ":")))
                 continue
             console.print(f"[bold]{escape(name)}[/bold]: {report.ticks} ticks")
             for entry in report.timeline:
                 seconds = entry["ts"] - report.timeline[0]["ts"]
-                words = f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(entry['reason'])}"
+                words = f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(clean(entry['reason']))}"
                 console.print(words, soft_wrap=True)
-            for note in recording.notes:
-                console.print(f"  note: {escape(note)}", soft_wrap=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption
+from vllm_monitor.cli.options import JsonOption, StorageDirOption, clean
 from vllm_monitor.records import MetricType
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
         table.add_column(name, overflow="fold")
     for entry in targets:
         table.add_row(
-            *(escape(str(entry[key])) if entry[key] is not None else "-" for key in ("target", "condition", "state")),
+            *(escape(clean(str(entry[key] or "-"))) for key in ("target", "condition", "state")),
             _ago(entry["since"], now),
             _ago(entry["last_page_at"], now),
-            escape(entry["reason"] or "-"),
+            escape(clean(entry["reason"] or "-")),
         )
     console.print(table)
 

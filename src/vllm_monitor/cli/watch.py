@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -19,6 +18,7 @@ from vllm_monitor.cli.options import (
     IntervalOption,
     LogFileOption,
     StorageDirOption,
+    check_duration,
     make_config,
     stop_on_signals,
 )
@@ -75,8 +75,7 @@ def watch(
         raise ConfigurationError(
             "there is no server to watch", hint="give a URL, for example: vllm-monitor watch http://127.0.0.1:8000"
         )
-    if duration is not None and not duration > 0:
-        raise ConfigurationError(f"--duration {duration} is not positive", hint="give a number of seconds above 0")
+    check_duration(duration)
     if log_file is not None and len(settings.targets) != 1:
         raise ConfigurationError("--log-file goes with one server", hint="watch each server with its own command")
     targets, settings = settings.targets, settings.model_copy(update={"targets": ()})
@@ -101,22 +100,23 @@ def _print_json(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
 
     from vllm_monitor.core import tick_as_json
 
-    broken = False
+    fault: OSError | None = None
 
     def on_tick(tick: Tick) -> None:
-        nonlocal broken
+        nonlocal fault
         try:
-            sys.stdout.write(dumps(tick_as_json(tick), separators=(",", ":")) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            broken = True
+            typer.echo(dumps(tick_as_json(tick), separators=(",", ":")))
+        except OSError as error:
+            fault = error
             monitor.request_stop()
 
     monitor.add_listener(on_tick)
     with stop_on_signals(monitor.request_stop):
         monitor.run(duration_seconds)
-    if broken:
-        raise BrokenPipeError
+    if isinstance(fault, BrokenPipeError):
+        raise BrokenPipeError  # without its number, or click would end the process with its own exit code
+    if fault is not None:
+        raise fault
 
 
 def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:

@@ -7,14 +7,22 @@ from vllm_monitor.collectors.exposition import PageParser, ParsedPage
 from vllm_monitor.collectors.gpu import GpuCollector
 from vllm_monitor.collectors.http_session import Connections, make_tls_context
 from vllm_monitor.collectors.local_machine import LocalMachine
-from vllm_monitor.collectors.probes import TargetProbe
+from vllm_monitor.collectors.probes import TargetProbe, authorisation_headers
 from vllm_monitor.collectors.processes import ProcessCollector
-from vllm_monitor.collectors.recording import Recording, RecordingWriter, read_recording
+from vllm_monitor.collectors.recording import (
+    LEAST_INTERVAL_SECONDS,
+    MOST_INTERVAL_SECONDS,
+    Recording,
+    RecordingWriter,
+    read_recording,
+)
 from vllm_monitor.collectors.samples import PROBE_METRICS, ProbeSampler
 from vllm_monitor.collectors.server_log import LogTail
 from vllm_monitor.collectors.targets import normalise_target
 
 __all__ = [
+    "LEAST_INTERVAL_SECONDS",
+    "MOST_INTERVAL_SECONDS",
     "PROBE_METRICS",
     "Connections",
     "GpuCollector",
@@ -27,6 +35,7 @@ __all__ = [
     "Recording",
     "RecordingWriter",
     "TargetProbe",
+    "authorisation_headers",
     "make_tls_context",
     "normalise_target",
     "read_recording",

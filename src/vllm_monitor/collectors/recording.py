@@ -23,7 +23,11 @@ __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_MAX_LINE_BYTES", "Recording", "Recordin
 
 DEFAULT_MAX_LINE_BYTES = 8 * 2**20
 DEFAULT_MAX_BYTES = 4 * 2**30
+LEAST_INTERVAL_SECONDS = 0.05
+MOST_INTERVAL_SECONDS = 3600.0
 _COMPRESSION_LEVEL = 6
+_LAST_TIME = 32_503_680_000.0  # the year 3000: what lies beyond is no time but a fault or an attack
+_MOST_LATENCY = 86_400.0
 
 
 class RecordingWriter:
@@ -203,14 +207,18 @@ class _Reader:
             except MalformedLineError:
                 self.malformed_lines += 1
             else:
-                if observation is not None:
+                if observation is None:
+                    continue
+                if 0.0 <= observation.timestamp <= _LAST_TIME and 0.0 <= observation.latency_seconds <= _MOST_LATENCY:
                     yield observation
+                else:
+                    self.malformed_lines += 1
 
     def _take_meta(self, line: dict[str, Any]) -> None:
         target, interval = line.get("target"), line.get("interval")
         if isinstance(target, str) and target:
             self.decoder.target = target
-        if isinstance(interval, (int, float)):
+        if isinstance(interval, (int, float)) and LEAST_INTERVAL_SECONDS <= interval <= MOST_INTERVAL_SECONDS:
             self.interval_seconds = float(interval)
 
     def _lines(self) -> Iterator[bytes]:

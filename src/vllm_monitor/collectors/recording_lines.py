@@ -340,6 +340,8 @@ def _status_and_failure(line: Mapping[str, Any], url: str) -> tuple[int | None, 
     if status is None or isinstance(status, str):
         return None, failure or failure_from_recorded_status(status or "no answer")
     number = int(status)
+    if not 0 <= number <= 999:
+        raise MalformedLineError
     if failure is None and number != 200:
         failure = failure_from_status(number, url, api_key_given=False)
     return number, failure

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
 
-from vllm_monitor.collectors import make_tls_context, normalise_target
+from vllm_monitor.collectors import authorisation_headers, make_tls_context, normalise_target
 from vllm_monitor.errors import ConfigurationError
 
 __all__ = ["MonitorConfig", "TargetSettings"]
@@ -24,7 +24,7 @@ class TargetSettings(BaseModel):
         labels: Labels of the operator's own (team, cluster ...), kept with the target's events.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: str
     api_key: SecretStr | None = None
@@ -35,7 +35,12 @@ class TargetSettings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _readable(error) from error
+            raise _readable(error) from None  # the original shows what was given, which may be a secret
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        return _usable(key)
 
     @field_validator("url")
     @classmethod
@@ -62,7 +67,7 @@ class MonitorConfig(BaseSettings):
         max_page_bytes: A larger page of metrics is refused.
     """
 
-    model_config = SettingsConfigDict(env_prefix="VLLMMON_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="VLLMMON_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     targets: Annotated[tuple[str, ...], NoDecode] = ()
     interval_seconds: float = Field(default=1.0, ge=0.1, le=3600.0)
@@ -79,7 +84,7 @@ class MonitorConfig(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _readable(error) from error
+            raise _readable(error) from None  # the original shows what was given, which may be a secret
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -91,6 +96,11 @@ class MonitorConfig(BaseSettings):
     @classmethod
     def _normalise(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(normalise_target(target) for target in targets))
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        return _usable(key)
 
     @model_validator(mode="after")
     def _check_certificates(self) -> MonitorConfig:
@@ -118,6 +128,12 @@ class MonitorConfig(BaseSettings):
         from_environment = cls(**overrides)
         chosen = {name: getattr(from_environment, name) for name in from_environment.model_fields_set}
         return cls(**{**values, **chosen})
+
+
+def _usable(key: SecretStr | None) -> SecretStr | None:
+    if key is not None:
+        authorisation_headers(key.get_secret_value())
+    return key
 
 
 def _readable(error: ValidationError) -> ConfigurationError:

@@ -19,6 +19,8 @@ from vllm_monitor.persistence import PersistenceManager
 __all__ = ["ReplayReport", "count_ticks", "replay_ticks"]
 
 DEFAULT_INTERVAL_SECONDS = 1.0
+QUIET_SECONDS = 600.0
+"""Ticks go on for so long after the last result; then the hole in the recording is skipped."""
 
 
 @dataclass(slots=True)
@@ -87,13 +89,19 @@ def replay_ticks(
     pipeline = TargetPipeline(recording.target, tracker=LifecycleTracker(store, resume=False), store=store)
     began = min(observation.timestamp for observation in observations)
     position, count = 0, 0
+    quiet_from = began
     while position < len(observations):
         now = began + count * interval
         end = position
         while end < len(observations) and observations[end].visible_at <= now:
             end += 1
         yield pipeline.step(now, observations[position:end])
-        position, count = end, count + 1
+        count += 1
+        if end > position:
+            quiet_from, position = now, end
+        elif now - quiet_from > QUIET_SECONDS:
+            # Nothing for so long: go on just before the next result instead of ticking through the hole.
+            count = max(count, int((observations[position].visible_at - began) / interval))
 
 
 def count_ticks(recording: Recording, interval_seconds: float | None = None) -> int:

@@ -135,7 +135,8 @@ def _to_real(value: Any, name: str) -> tuple[float, bool]:
         real = math.nan
     if not math.isfinite(real):
         raise ValueNotStorableError(f"{name} is no time", hint="Pass unix seconds as a finite number.")
-    return real, type(value) is float and (real != 0 or math.copysign(1, real) > 0)
+    is_exact = type(value) is float and (real != 0 or math.copysign(1, real) > 0)
+    return real + 0.0, is_exact  # a database gives minus zero back as zero, and the checksum must hold
 
 
 def _from_column(column: Any, form: _Form | type[Enum]) -> Any:

@@ -186,6 +186,9 @@ class Writer:
 
     def _ensure_store(self) -> SqlStore:
         if self.store is not None and (self._suspect or not self.store.is_current()):
+            if not self._suspect:
+                self.state.last_error = f"{self._config.db_path} was removed or replaced while it was open"
+                _LOG.error("%s; a new store is started in its place", self.state.last_error)
             self._close_store()
         if self.store is None:
             now = self._clock.now()

@@ -71,7 +71,8 @@ class _GroupedSum:
     def __call__(self, values: Floats) -> Floats:
         result = np.full(self._size, np.nan)
         if self._full.size:
-            result[self._full] = np.add.reduceat(values[self._take], self._starts)
+            with np.errstate(invalid="ignore", over="ignore"):  # a hostile page may hold infinities
+                result[self._full] = np.add.reduceat(values[self._take], self._starts)
         return result
 
 
@@ -157,7 +158,7 @@ class ColumnMap:
             if len(columns) == 1:
                 number = float(vector[columns[0]])
             elif kind is Kind.GAUGE_SUM:
-                number = float(vector[columns].sum())
+                number = math.fsum(vector[columns]) if np.isfinite(vector[columns]).all() else math.nan
             elif kind is Kind.GAUGE_MAX:
                 number = float(vector[columns].max())
             else:

@@ -139,6 +139,7 @@ class Heartbeat:
             self._engines = engines
             self._advanced_at = np.full(len(engines), timestamp)
             self._busy_since = np.where(in_flight > 0, timestamp, np.inf)
+            self._excused_until = 0.0
             self._fds.clear(timestamp)
             self._connections.clear()
         else:

@@ -112,6 +112,7 @@ class Judge:
         self._saturated = False
         self._stalled_by_pile_at: float | None = None
         self._starved_until = 0.0
+        self._now = 0.0
         self._latencies: deque[float] = deque(maxlen=300)
         self._canary_latencies: deque[float] = deque(maxlen=100)
         self._rules = (
@@ -139,6 +140,11 @@ class Judge:
         return judgement
 
     def _remember(self, view: View) -> None:
+        if view.now < self._now:  # the clock was set back: times that lie ahead of it now mean nothing
+            self._stalled_by_pile_at = None
+            self._starved_until = 0.0
+            view.api.forget_latencies(view.now)
+        self._now = view.now
         if view.api.latencies_seconds:
             self._latencies.append(view.api.latencies_seconds[-1])
         if view.api.canary is not None and view.api.canary.ok:
@@ -296,7 +302,8 @@ class Judge:
         if failure is not None and failure.kind in ("http", "not_metrics", "too_large", "truncated"):
             return Judgement(Condition.UNKNOWN, failure.message)
         if view.pages < 2:
-            return Judgement(Condition.UNKNOWN, "too little seen yet: two pages of metrics are needed")
+            reason = "too little seen yet: two pages of metrics are needed" if failure is None else failure.message
+            return Judgement(Condition.UNKNOWN, reason)
         last = view.api.last_answer_at
         if last is not None and view.now - last > STALE_SECONDS and view.api.failures_in_a_row:
             return Judgement(Condition.UNKNOWN, f"no answer for {view.now - last:.0f} s")

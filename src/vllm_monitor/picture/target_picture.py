@@ -36,6 +36,8 @@ __all__ = ["TargetPicture"]
 
 RATE_SECONDS = 10.0
 QUANTILE_SECONDS = 60.0
+MOST_NOTES = 20
+"""A page that invents names all the time must not fill memory and store with complaints."""
 OLD_PAGE_SECONDS = 10.0
 OLD_PAGES = 3.0
 """Figures are shown until their page is older than ten seconds and than three times the last step between pages."""
@@ -363,8 +365,10 @@ class TargetPicture:
             messages.append("the page has no vllm: metrics: is this a vLLM server?")
         else:
             messages.extend(f"the page lacks {name}" for name in columns.missing_names)
+        if len(messages) > MOST_NOTES:
+            messages = [*messages[:MOST_NOTES], "and many more metrics that are not known"]
         for message in messages:
-            if message not in self._notes:
+            if message not in self._notes and len(self._notes) < 2 * MOST_NOTES:
                 self._notes[message] = None
                 self._note_event(at, "metric_families", message, Severity.INFO)
 

@@ -32,6 +32,7 @@ class CounterWindow:
         self._last: Floats | None = None
         self._total: Floats | None = None
         self._signature: Hashable = None
+        self._step: float | None = None
 
     def add(self, timestamp: float, counters: Floats, *, signature: Hashable = None, reset: bool = False) -> None:
         """Take in one scrape.
@@ -44,11 +45,18 @@ class CounterWindow:
         """
         if self._points and (timestamp <= self._points[-1][0] or signature != self._signature):
             self.clear()
+        elif self._points:
+            step = timestamp - self._points[-1][0]
+            # An average over a hole (or over a clock set forward) is no rate; a long interval is no hole.
+            if self._step is not None and step > max(self._window_seconds, 3.0 * self._step):
+                self.clear()
+            self._step = step
         self._signature = signature
         if self._last is None or self._total is None:
             total = np.zeros_like(counters)
         else:
-            delta = counters - self._last
+            with np.errstate(invalid="ignore", over="ignore"):  # a hostile page may hold infinities
+                delta = counters - self._last
             fell = delta < 0
             if reset:
                 delta = counters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -79,6 +80,8 @@ def make_options(
     Raises:
         ConfigurationError: When a value makes no sense.
     """
+    if duration is not None and not 0 < duration < math.inf:
+        raise ConfigurationError(f"--duration {duration} makes no sense", hint="Give a number of seconds above 0.")
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"{port} is no port", hint="Give a number from 1 to 65535, or 0 for any free port.")
     load = LoadSettings(requests_per_second=rate, client_timeout_seconds=client_timeout)

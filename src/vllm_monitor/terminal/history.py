@@ -83,7 +83,7 @@ class TargetHistory:
             group = groups.setdefault(number // ticks_per_point, [])
             if not math.isnan(values[column]):
                 group.append(values[column])
-        means = [math.fsum(group) / len(group) if group else _GAP for group in groups.values()]
+        means = [sum(value / len(group) for value in group) if group else _GAP for group in groups.values()]
         return means[-points:] if points > 0 else []
 
     def ticks_worth_showing(self, fewest: int) -> int:

@@ -79,3 +79,25 @@ def test_the_variable_for_the_store_of_watches_does_not_make_a_replay_keep_anyth
     monkeypatch.setenv("VLLMMON_STORAGE_DIR", str(tmp_path / "store"))
     run("replay", DATA / "worker_sigkill_s0.jsonl.gz")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"kind": "health", "ts": 1e18, "status": 200, "lat": 0.1},
+        {"kind": "health", "ts": 0, "status": 200, "lat": 0.1},
+        {"kind": "health", "ts": 1795382980.0, "status": 200, "lat": 1e300},
+        {"kind": "health", "ts": -1e15, "status": 200, "lat": 0.1},
+        {"kind": "metrics", "ts": 1795382980.0, "status": 10**400, "lat": 0.1, "v": {"a": 1.0}},
+        {"kind": "meta", "ts": 1.0, "interval": -1},
+        {"kind": "meta", "ts": 1.0, "interval": float("nan")},
+        {"kind": "meta", "ts": 1.0, "interval": 1e-9},
+        {"kind": "log", "ts": 1795382980.0, "line": "\x1b]0;owned\x07EngineDeadError \x1b[31m"},
+    ],
+)
+def test_a_hostile_line_neither_hangs_nor_crashes_a_replay(tmp_path: Path, hostile: dict[str, object]) -> None:
+    whole = gzip.decompress((DATA / "worker_sigkill_s0.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    path = tmp_path / "hostile.jsonl"
+    path.write_bytes(json.dumps(hostile).encode() + b"\n" + b"".join(whole[:600]))
+    assert lines(run("replay", path, "--json").stdout)[0]["ticks"] < 20_000
+    assert "\x1b" not in run("replay", path).stdout

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from tests.picture.story import PRESSED, REFUSED, TIMED_OUT, Story, busy
+from array import array
 
-from vllm_monitor.records import CanaryObservation, Condition, ProbeFailure, VersionObservation
+import pytest
+from tests.picture.story import COLUMNS, PRESSED, REFUSED, TIMED_OUT, Story, busy
+
+from vllm_monitor.records import (
+    CanaryObservation,
+    Condition,
+    Layout,
+    PageObservation,
+    ProbeFailure,
+    Series,
+    VersionObservation,
+)
 
 SIGNS_OF_ILLNESS = {Condition.STALLED, Condition.API_FROZEN, Condition.ENGINE_DEAD, Condition.WORKER_DEAD}
 
@@ -319,3 +329,26 @@ def test_models_that_may_not_be_asked_for_are_said_once() -> None:
         story.picture.observe(VersionObservation(target="http://test", timestamp=story.now, models_failure=refusal))
     assert [event.event_type for event in story.picture.take_events()].count("models_unknown") == 1
     assert any("401" in note for note in story.picture._current_notes())
+
+
+@pytest.mark.parametrize("step", [3600.0, 86400.0])
+def test_a_clock_set_forward_and_back_does_not_hide_a_stall(step: float) -> None:
+    story = busy()
+    story.now += step
+    story.second(5, tokens_per_second=0.0)
+    story.now -= step
+    assert story.second(8) is Condition.STALLED
+
+
+def test_a_page_that_invents_names_does_not_fill_memory_with_notes() -> None:
+    story = busy()
+    for number in range(200):
+        layout = Layout([*COLUMNS.values(), *(Series(f"vllm:invented_{number}_{i}") for i in range(50))])
+        values = array("d", [*(story.numbers[name] for name in COLUMNS), *([0.0] * 50)])
+        story.picture.observe(
+            PageObservation(
+                target="http://test", timestamp=story.now + number, layout=layout, values=values, status=200
+            )
+        )
+    assert len(story.picture._current_notes()) < 60
+    assert len(story.picture.take_events()) < 60

@@ -352,3 +352,9 @@ def test_a_page_that_invents_names_does_not_fill_memory_with_notes() -> None:
         )
     assert len(story.picture._current_notes()) < 60
     assert len(story.picture.take_events()) < 60
+
+
+def test_words_of_a_client_in_the_log_do_not_kill_a_server_that_works() -> None:
+    story = busy()
+    assert story.second(1, log=["INFO Received request cmpl-1: prompt: 'what is an EngineDeadError?'"]) == "engine_dead"
+    assert story.second(8) is Condition.OK

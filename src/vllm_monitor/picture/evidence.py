@@ -279,6 +279,16 @@ class LogEvidence:
         self.seen_at[signature] = observation.visible_at
         return signature
 
+    def confirm_progress(self, at: float) -> None:
+        """Tokens flow, so a line that told of a death well before was none (a client's words may hold such text).
+
+        Args:
+            at: Unix seconds of the page that shows progress.
+        """
+        death = self.first_death
+        if death is not None and self.seen_at[death] < at - CONFIRM_SECONDS:
+            self.clear()
+
     def clear(self) -> None:
         """A new server process writes a new story."""
         self.seen_at.clear()

@@ -293,6 +293,7 @@ class TargetPicture:
         self._mark_ready()
         if self._heartbeat.pulse().progress_age_seconds == 0.0 and self._pages > 1:
             self._processes.confirm_progress(page.timestamp)
+            self._log.confirm_progress(page.timestamp)
 
     def _see_processes(self, observation: ProcessObservation) -> None:
         had_life = self._processes.life is not None

@@ -12,7 +12,9 @@
     │   ├── StoreUnavailableError     cannot be opened or written: permissions, disk, lock
     │   ├── StoreTooNewError          written by a newer version of this package
     │   ├── StoreDamagedError         bytes that do not match their checksum or format
-    │   └── RecordNotFoundError       no record with that id (also a LookupError)
+    │   ├── RecordNotFoundError       no record with that id (also a LookupError)
+    │   ├── StaleRevisionError        somebody else changed the entry meanwhile
+    │   └── ArchiveError              an archive that is damaged, hostile, or not one of ours
     ├── ValueNotStorableError         a value the store could not return unchanged (also a ValueError)
     ├── RecordingError                a recording that cannot be read or written
     └── LeaseHeldError                another process already watches this target into this store
@@ -23,12 +25,14 @@ Each carries ``hint``: one sentence that says what to do next. ``str(error)`` sh
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveError",
     "ConfigurationError",
     "LeaseHeldError",
     "NotAMetricsPageError",
     "PageTooLargeError",
     "RecordNotFoundError",
     "RecordingError",
+    "StaleRevisionError",
     "StorageError",
     "StoreDamagedError",
     "StoreTooNewError",
@@ -103,6 +107,14 @@ class StoreDamagedError(StorageError):
 
 class RecordNotFoundError(StorageError, LookupError):
     """No record with that id."""
+
+
+class StaleRevisionError(StorageError):
+    """The entry was changed by somebody else since it was read."""
+
+
+class ArchiveError(StorageError):
+    """An archive that is damaged, hostile, or not what its manifest says; nothing of it was imported."""
 
 
 class ValueNotStorableError(VLLMMonitorError, ValueError):

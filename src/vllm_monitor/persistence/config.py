@@ -65,6 +65,11 @@ class PersistenceConfig(BaseModel):
         url: The store as a URL instead of ``storage_dir`` and ``db_file``: ``sqlite:///FOLDER/FILE``.
         block_scrapes: Scrapes of a target after which they are sealed into one compressed block.
         block_seconds: Seconds after which they are sealed even when there are fewer.
+        cold_after_seconds: Age at which sealed blocks are joined and compressed once more, slower and smaller.
+        maintenance_interval_seconds: Seconds between two looks for what is to be sealed, joined or deleted.
+        minute_rollup_retention_days: How long roll-ups of one minute are kept.
+        ten_minute_rollup_retention_days: How long roll-ups of ten minutes are kept.
+        model_versions_kept: Most versions kept of each model; the oldest go first.
 
     Raises:
         ConfigurationError: When a value makes no sense; the hint says what to write instead.
@@ -100,6 +105,11 @@ class PersistenceConfig(BaseModel):
     url: str | None = None
     block_scrapes: int = Field(default=1800, ge=2, le=1_000_000)
     block_seconds: float = Field(default=3600, gt=0, allow_inf_nan=False)
+    cold_after_seconds: float = Field(default=21_600, ge=0, allow_inf_nan=False)
+    maintenance_interval_seconds: float = Field(default=10, gt=0, allow_inf_nan=False)
+    minute_rollup_retention_days: Days = 90
+    ten_minute_rollup_retention_days: Days = 730
+    model_versions_kept: int = Field(default=10, ge=1)
 
     if not TYPE_CHECKING:  # the checker keeps the signature that pydantic derives from the fields
 

@@ -7,6 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from vllm_monitor.persistence.archive_verbs import ArchiveVerbs
+from vllm_monitor.persistence.document_verbs import DocumentVerbs
+from vllm_monitor.persistence.maintenance_verbs import MaintenanceVerbs
+from vllm_monitor.persistence.model_verbs import ModelVerbs
 from vllm_monitor.persistence.pending import Batch
 from vllm_monitor.persistence.record_reader import count_records
 from vllm_monitor.persistence.record_verbs import RecordVerbs
@@ -20,7 +24,7 @@ __all__ = ["PersistenceManager"]
 _LOG = logging.getLogger(__name__)
 
 
-class PersistenceManager(SampleVerbs, RecordVerbs):
+class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, ArchiveVerbs, MaintenanceVerbs):
     """Keeps samples, checkpoints and events. Every method may be called from any thread.
 
     Saving samples only queues them: no I/O in the caller, no exception for a fault of the store. One thread

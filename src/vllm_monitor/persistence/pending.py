@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -71,12 +71,14 @@ class Scrape(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class RareItem:
-    """One checkpoint or event on its way to the store.
+    """One record on its way to the store.
 
     Args:
         kind: Table and codec.
         record_id: Its id.
-        row: What will be inserted.
+        row: What will be stored; where there is ``change``, what is stored when nothing is there yet.
+        change: Makes the new row out of the stored one, inside the transaction that writes it, so that two
+            processes cannot undo each other's changes (counts, revisions). A pure function.
         first_attempt: Becomes ``True`` when it is durable, ``False`` when the first attempt to write it failed
             (it stays pending).
     """
@@ -84,7 +86,12 @@ class RareItem:
     kind: RareKind[Any]
     record_id: str
     row: Row
+    change: Callable[[Row | None], Row] | None = None
     first_attempt: Future[bool] = field(default_factory=Future)
+
+    def resolve(self, stored: Row | None) -> Row:
+        """What replaces the row that is stored now (``None`` when there is none)."""
+        return self.row if self.change is None else self.change(stored)
 
     def report(self, durable: bool) -> None:
         """Tell whoever waits; only the first report counts."""

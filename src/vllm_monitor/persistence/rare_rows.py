@@ -1,38 +1,32 @@
-"""Checkpoints and events as readable rows with a checksum, and back.
+"""Records as readable rows with a checksum, and back.
 
-What a column's type cannot say precisely (an int where a float belongs, a text where an enum belongs) is
+What a column's type cannot say precisely (an int where a float belongs, a text where an enum belongs, a NaN) is
 stored a second time in the column ``exact``, as JSON by field name, and wins when the row is read.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
+from vllm_monitor.persistence.columns import Form, UnknownObject, from_column, to_column
 from vllm_monitor.persistence.redaction import redact
-from vllm_monitor.persistence.text_column import from_text_column, to_text_column
+from vllm_monitor.persistence.schema import metadata
+from vllm_monitor.persistence.text_column import to_text_column
 from vllm_monitor.persistence.value_codec import decode_value, encode_value
-from vllm_monitor.records import Condition, Event, LifecycleState, Severity, StateCheckpoint, StateTransition
 
-__all__ = ["CHECKPOINTS", "EVENTS", "RareKind", "Row"]
+__all__ = ["RareKind", "Row", "Wanted"]
 
 Row = dict[str, Any]
-Record = TypeVar("Record", StateCheckpoint, Event)
-UnknownObject = Callable[[Any], str] | None
-
-
-class _Form(Enum):
-    TEXT = "text"
-    REAL = "real"
-    JSON = "json"
+Wanted = Mapping[str, str | None]
+"""Column to the value that it must have; ``None`` is no restriction."""
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +35,36 @@ class RareKind(Generic[Record]):
 
     Args:
         table: Name of the table.
-        record_type: The record's class.
+        record_type: The record's class, a dataclass whose field names are the columns.
         id_field: The field that names a record across stores.
-        filter_field: The field that ``get_*`` filters on, beside target and time.
         forms: Field name to the form of its column, or to the enum whose value it holds, in column order.
+        filters: Columns that ``get_*`` filters on, beside target and time.
         redacted: Fields from which secrets are taken.
+        derived: Columns that say more plainly what other columns hold, for filters and for people.
+        is_rare: Durable when saving returns; request summaries are not.
     """
 
     table: str
     record_type: type[Record]
     id_field: str
-    filter_field: str
-    forms: Mapping[str, _Form | type[Enum]]
+    forms: Mapping[str, Form | type[Enum]]
+    filters: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
+    derived: Mapping[str, Callable[[Any], str | None]] = field(default_factory=dict)
+    is_rare: bool = True
 
-    def to_row(self, record: Record, on_unknown: UnknownObject = None) -> Row:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns but ``id`` and ``checksum``, in the order in which they are summed."""
+        return (*self.forms, *self.derived, "exact")
+
+    def to_row(self, record: Record, on_unknown: UnknownObject = None, *, compress: bool = True) -> Row:
         """The row of a record, redacted and with its id filled in.
+
+        Args:
+            record: The record.
+            on_unknown: What is stored in place of an object that cannot be; without it that is an error.
+            compress: Whether large values of the forms that allow it are packed.
 
         Raises:
             ValueNotStorableError: When the record is of another class, or holds something that could not be
@@ -67,19 +75,25 @@ class RareKind(Generic[Record]):
                 f"{type(record).__name__} is no {self.record_type.__name__}",
                 hint=f"Pass a {self.record_type.__name__}.",
             )
-        values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        values = {name: getattr(record, name) for name in self.forms}
         for name in self.redacted:
             values[name] = redact(values[name])
         if values[self.id_field] is None:
             values[self.id_field] = uuid.uuid4().hex
+        table = metadata.tables[self.table]
         exact: dict[str, Any] = {}
         row: Row = {}
         for name, form in self.forms.items():
-            row[name], is_exact = _to_column(values[name], form, name, on_unknown)
+            optional = bool(table.c[name].nullable)
+            row[name], is_exact = to_column(
+                values[name], form, name, optional=optional, on_unknown=on_unknown, compress=compress
+            )
             if not is_exact:
                 exact[name] = values[name]
+        for name, derive in self.derived.items():
+            row[name] = derive(record)
         row["exact"] = encode_value(exact, on_unknown=on_unknown) if exact else None
-        row["checksum"] = self._checksum(row)
+        row["checksum"] = self.checksum(row)
         return row
 
     def from_row(self, row: Mapping[str, Any]) -> Record:
@@ -88,108 +102,47 @@ class RareKind(Generic[Record]):
         Raises:
             StoreDamagedError: When the row is not what was stored.
         """
-        if row["checksum"] != self._checksum(row):
-            raise StoreDamagedError(
-                f"a row of {self.table} does not match its checksum",
-                hint="The row is skipped; run the store's check.",
-            )
-        values = {name: _from_column(row[name], form) for name, form in self.forms.items()}
+        self.verify(row)
+        values = {name: from_column(row[name], form) for name, form in self.forms.items()}
         if row["exact"] is not None:
             values.update(decode_value(row["exact"]))
         return self.record_type(**values)
 
-    def matches(self, row: Row, wanted: str | None, start: float | None, end: float | None, target: str | None) -> bool:
+    def verify(self, row: Mapping[str, Any]) -> None:
+        """Check a row against its checksum.
+
+        Raises:
+            StoreDamagedError: When it does not match.
+        """
+        if row["checksum"] != self.checksum(row):
+            raise StoreDamagedError(
+                f"a row of {self.table} does not match its checksum",
+                hint="The row is skipped; run vllm-monitor check.",
+            )
+
+    def checksum(self, row: Mapping[str, Any]) -> str:
+        """BLAKE2b (8 bytes, hexadecimal) of the JSON array of all columns but ``id`` and ``checksum``."""
+        canonical = json.dumps([row[name] for name in self.columns], separators=(",", ":"), default=repr)
+        return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+    def wanted(self, **values: Enum | str | None) -> Wanted:
+        """Filters in the form that columns have; enums and their names (in any case) mean their value."""
+        return {name: self._wanted_column(name, value) for name, value in values.items() if value is not None}
+
+    def _wanted_column(self, name: str, value: Enum | str) -> str:
+        form = self.forms.get(name)
+        kind = form if isinstance(form, type) else None
+        if isinstance(value, Enum):
+            return str(value.value)
+        if kind is not None or name in self.derived:
+            return value.lower()
+        return to_text_column(value)
+
+    def matches(self, row: Row, wanted: Wanted, start: float | None, end: float | None, target: str | None) -> bool:
         """Whether a row that is still in memory passes the filters of ``get_*``."""
         return (
-            (wanted is None or row[self.filter_field] == wanted)
+            all(value is None or row[name] == value for name, value in wanted.items())
             and (start is None or row["timestamp"] >= start)
             and (end is None or row["timestamp"] <= end)
             and (target is None or row["target"] == target)
         )
-
-    def _checksum(self, row: Mapping[str, Any]) -> str:
-        canonical = json.dumps([row[name] for name in self.forms] + [row["exact"]], separators=(",", ":"))
-        return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
-
-
-def _to_column(value: Any, form: _Form | type[Enum], name: str, on_unknown: UnknownObject) -> tuple[Any, bool]:
-    """The column of a field, and whether it says all of it."""
-    if form is _Form.JSON:
-        return (None if value is None else encode_value(value, on_unknown=on_unknown)), True
-    if form is _Form.REAL:
-        return _to_real(value, name)
-    if value is None:
-        return None, True
-    if isinstance(form, type):
-        if type(value) is form:
-            return value.value, True
-    elif type(value) is str:
-        return to_text_column(value), True
-    return to_text_column(str(value)), False
-
-
-def _to_real(value: Any, name: str) -> tuple[float, bool]:
-    try:
-        real = float(value)
-    except (TypeError, ValueError, OverflowError):
-        real = math.nan
-    if not math.isfinite(real):
-        raise ValueNotStorableError(f"{name} is no time", hint="Pass unix seconds as a finite number.")
-    is_exact = type(value) is float and (real != 0 or math.copysign(1, real) > 0)
-    return real + 0.0, is_exact  # a database gives minus zero back as zero, and the checksum must hold
-
-
-def _from_column(column: Any, form: _Form | type[Enum]) -> Any:
-    if column is None or form is _Form.REAL:
-        return column
-    if form is _Form.JSON:
-        return decode_value(column)
-    text = from_text_column(column)
-    if isinstance(form, type):
-        # A member that a newer version added: its plain value is more use than an error.
-        return form(text) if text in {member.value for member in form} else text
-    return text
-
-
-CHECKPOINTS = RareKind(
-    table="checkpoints",
-    record_type=StateCheckpoint,
-    id_field="checkpoint_id",
-    filter_field="state",
-    forms={
-        "checkpoint_id": _Form.TEXT,
-        "target": _Form.TEXT,
-        "timestamp": _Form.REAL,
-        "state": LifecycleState,
-        "previous_state": LifecycleState,
-        "transition_type": StateTransition,
-        "condition": Condition,
-        "reason": _Form.TEXT,
-        "arguments": _Form.JSON,
-        "environment": _Form.JSON,
-        "hardware_state": _Form.JSON,
-        "error_context": _Form.JSON,
-        "interventions_triggered": _Form.JSON,
-        "guardrails_enforced": _Form.JSON,
-        "metrics": _Form.JSON,
-        "metadata": _Form.JSON,
-    },
-    redacted=("arguments", "environment"),
-)
-
-EVENTS = RareKind(
-    table="events",
-    record_type=Event,
-    id_field="event_id",
-    filter_field="event_type",
-    forms={
-        "event_id": _Form.TEXT,
-        "target": _Form.TEXT,
-        "timestamp": _Form.REAL,
-        "event_type": _Form.TEXT,
-        "severity": Severity,
-        "message": _Form.TEXT,
-        "data": _Form.JSON,
-        "metadata": _Form.JSON,
-    },
-)

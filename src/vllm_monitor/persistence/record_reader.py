@@ -10,14 +10,13 @@ from sqlalchemy import Connection, func, select
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.pending import Batch
-from vllm_monitor.persistence.rare_rows import RareKind, Row
+from vllm_monitor.persistence.rare_rows import RareKind, Row, Wanted
 from vllm_monitor.persistence.text_column import to_text_column
-from vllm_monitor.records import Event, StateCheckpoint
 
 __all__ = ["count_records", "read_records"]
 
 _LOG = logging.getLogger(__name__)
-Record = TypeVar("Record", StateCheckpoint, Event)
+Record = TypeVar("Record")
 
 
 def read_records(
@@ -25,7 +24,7 @@ def read_records(
     memory: Batch,
     connection: Connection | None,
     *,
-    wanted: str | None,
+    wanted: Wanted,
     start: float | None,
     end: float | None,
     target: str | None,
@@ -59,11 +58,12 @@ def read_records(
     return records, damaged
 
 
-def _query(kind: RareKind[Any], wanted: str | None, start: float | None, end: float | None, target: str | None) -> Any:
+def _query(kind: RareKind[Any], wanted: Wanted, start: float | None, end: float | None, target: str | None) -> Any:
     table = schema.metadata.tables[kind.table]
     query = select(table)
-    if wanted is not None:
-        query = query.where(table.c[kind.filter_field] == wanted)
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(table.c[name] == value)
     if start is not None:
         query = query.where(table.c.timestamp >= start)
     if end is not None:

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.pending import Batch, RareItem
-from vllm_monitor.persistence.rare_rows import CHECKPOINTS, EVENTS, RareKind
+from vllm_monitor.persistence.rare_kinds import CHECKPOINTS, EVENTS
+from vllm_monitor.persistence.rare_rows import RareKind, Wanted
 from vllm_monitor.persistence.record_reader import read_records
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.store_access import StoreAccess, checked_limit
@@ -18,7 +19,7 @@ from vllm_monitor.records import Event, LifecycleState, StateCheckpoint
 
 __all__ = ["RecordVerbs"]
 
-Record = TypeVar("Record", StateCheckpoint, Event)
+Record = TypeVar("Record")
 
 
 class RecordVerbs(StoreAccess):
@@ -79,8 +80,7 @@ class RecordVerbs(StoreAccess):
         target: str | None = None,
     ) -> list[StateCheckpoint]:
         """The newest checkpoints that pass the filters, newest first; times are inclusive."""
-        wanted = state.value if isinstance(state, LifecycleState) else state and state.lower()
-        return self._records(CHECKPOINTS, wanted, start_time, end_time, limit, target)
+        return self._records(CHECKPOINTS, CHECKPOINTS.wanted(state=state), start_time, end_time, limit, target)
 
     def get_events(
         self,
@@ -92,7 +92,7 @@ class RecordVerbs(StoreAccess):
         target: str | None = None,
     ) -> list[Event]:
         """The newest events that pass the filters, newest first; times are inclusive."""
-        return self._records(EVENTS, event_type, start_time, end_time, limit, target)
+        return self._records(EVENTS, EVENTS.wanted(event_type=event_type), start_time, end_time, limit, target)
 
     def _save(self, kind: RareKind[Record], record: Record) -> str:
         item = self._queue(kind, kind.to_row(record))
@@ -139,7 +139,7 @@ class RecordVerbs(StoreAccess):
     def _records(
         self,
         kind: RareKind[Record],
-        wanted: str | None,
+        wanted: Wanted,
         start: float | None,
         end: float | None,
         limit: int | None,

@@ -16,10 +16,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig
-from vllm_monitor.persistence.file_locks import locked
 from vllm_monitor.persistence.identities import Identities
 from vllm_monitor.persistence.loose_codec import SPAN_MS, encode_loose
 from vllm_monitor.persistence.pending import Batch, LooseSample, RareItem, Scrape
@@ -38,15 +37,14 @@ from vllm_monitor.persistence.scrape_codec import (
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
     Fault,
-    cause_of,
     fault_of,
-    is_damaged,
     make_engine,
-    prepare_file,
-    quarantine,
 )
 
-__all__ = ["SqlStore", "open_store"]
+__all__ = ["OWN_ORIGIN", "SqlStore"]
+
+OWN_ORIGIN = 1
+"""The number that a store has among its own ``origins``."""
 
 _MOST_RUNS = 2_000
 _INSERT_METRICS = (
@@ -103,6 +101,9 @@ class SqlStore:
                 found = uuid.uuid4().hex
                 facts = {"store_id": found, "created_at": repr(now)}
                 self._writer.execute(insert(table), [{"key": key, "value": value} for key, value in facts.items()])
+            origins = schema.origins
+            if self._writer.execute(select(origins.c.id).where(origins.c.id == OWN_ORIGIN)).first() is None:
+                self._writer.execute(insert(origins), {"id": OWN_ORIGIN, "store_id": found})
         return str(found)
 
     def is_current(self) -> bool:
@@ -239,61 +240,10 @@ class SqlStore:
         """Insert a rare record; the same id again replaces it, so writing again after a doubt is harmless."""
         table = schema.metadata.tables[item.kind.table]
         id_column = table.c[item.kind.id_field]
-        found = self._writer.execute(select(table.c.id).where(id_column == item.row[item.kind.id_field])).scalar()
+        found = self._writer.execute(select(table).where(id_column == item.row[item.kind.id_field])).mappings().first()
         if found is None:
-            self._writer.execute(insert(table), item.row)
+            self._writer.execute(insert(table), item.resolve(None))
         else:
-            self._writer.execute(table.update().where(table.c.id == found), item.row)
-
-
-def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) -> SqlStore:
-    """Open the store of a configuration; made, migrated, or replaced after damage, as needed.
-
-    Args:
-        config: Settings.
-        now: Unix seconds.
-        suspect: Damage was seen inside the file, so all of it is checked first.
-
-    Raises:
-        StoreTooNewError: When a newer version wrote it.
-        StoreDamagedError: When it is damaged and could not be set aside.
-        StoreUnavailableError: When it cannot be opened or written.
-    """
-    path = config.db_path
-    try:
-        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
-            return _open_locked(path, config, now, suspect=suspect)
-    except StorageError:
-        raise
-    except Exception as error:
-        fault = fault_of(error)
-        if fault is Fault.OTHER and not isinstance(error, DATABASE_ERRORS):
-            raise
-        cause = str(cause_of(error))
-        if fault is Fault.DAMAGED:
-            raise StoreDamagedError(
-                f"the store {path} is damaged: {cause}", hint="Move the file aside and start again."
-            ) from error
-        hint = (
-            "Another process holds it; it is tried again."
-            if fault is Fault.BUSY
-            else "Check that storage_dir is a folder that this user may write, and that the disk is not full."
-        )
-        raise StoreUnavailableError(f"the store {path} cannot be opened: {cause}", hint=hint) from error
-
-
-def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: bool) -> SqlStore:
-    if not suspect:
-        try:
-            prepare_file(path, config)
-            return SqlStore(path, config, now)
-        except Exception as error:
-            if fault_of(error) is not Fault.DAMAGED:
-                raise
-    # Checked under the lock: another process may have replaced the file since the damage was seen.
-    quarantined = quarantine(path, now) if path.exists() and is_damaged(path) else None
-    prepare_file(path, config)
-    store = SqlStore(path, config, now)
-    store.quarantined = quarantined
-    return store
+            stored = {str(name): value for name, value in found.items()}
+            number = stored.pop("id")
+            self._writer.execute(table.update().where(table.c.id == number), item.resolve(stored))

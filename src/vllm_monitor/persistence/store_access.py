@@ -19,7 +19,7 @@ from vllm_monitor.persistence.file_locks import Leases
 from vllm_monitor.persistence.live import LiveRings
 from vllm_monitor.persistence.loose_series import SeriesRegistry
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Pending, RareItem
-from vllm_monitor.persistence.rare_rows import EVENTS
+from vllm_monitor.persistence.rare_kinds import EVENTS
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 from vllm_monitor.persistence.writer import Writer

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.open_store import open_store
 from vllm_monitor.persistence.pending import Batch, Pending
-from vllm_monitor.persistence.sql_store import SqlStore, open_store
+from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 
 __all__ = ["StoreState", "Writer"]

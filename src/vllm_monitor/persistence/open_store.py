@@ -1,0 +1,74 @@
+"""Open the store of a configuration: made, migrated, or replaced after damage, as needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.file_locks import locked
+from vllm_monitor.persistence.sql_store import SqlStore
+from vllm_monitor.persistence.sqlite_file import (
+    DATABASE_ERRORS,
+    Fault,
+    cause_of,
+    fault_of,
+    is_damaged,
+    prepare_file,
+    quarantine,
+)
+
+__all__ = ["open_store"]
+
+
+def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) -> SqlStore:
+    """Open the store of a configuration; made, migrated, or replaced after damage, as needed.
+
+    Args:
+        config: Settings.
+        now: Unix seconds.
+        suspect: Damage was seen inside the file, so all of it is checked first.
+
+    Raises:
+        StoreTooNewError: When a newer version wrote it.
+        StoreDamagedError: When it is damaged and could not be set aside.
+        StoreUnavailableError: When it cannot be opened or written.
+    """
+    path = config.db_path
+    try:
+        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
+            return _open_locked(path, config, now, suspect=suspect)
+    except StorageError:
+        raise
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is Fault.OTHER and not isinstance(error, DATABASE_ERRORS):
+            raise
+        cause = str(cause_of(error))
+        if fault is Fault.DAMAGED:
+            raise StoreDamagedError(
+                f"the store {path} is damaged: {cause}", hint="Move the file aside and start again."
+            ) from error
+        hint = (
+            "Another process holds it; it is tried again."
+            if fault is Fault.BUSY
+            else "Check that storage_dir is a folder that this user may write, and that the disk is not full."
+        )
+        raise StoreUnavailableError(f"the store {path} cannot be opened: {cause}", hint=hint) from error
+
+
+def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: bool) -> SqlStore:
+    if not suspect:
+        try:
+            prepare_file(path, config)
+            return SqlStore(path, config, now)
+        except Exception as error:
+            if fault_of(error) is not Fault.DAMAGED:
+                raise
+    # Checked under the lock: another process may have replaced the file since the damage was seen.
+    quarantined = quarantine(path, now) if path.exists() and is_damaged(path) else None
+    prepare_file(path, config)
+    store = SqlStore(path, config, now)
+    store.quarantined = quarantined
+    return store

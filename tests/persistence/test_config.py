@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from vllm_monitor.errors import ConfigurationError
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
+from vllm_monitor.persistence import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.json_lines import INDEX_FILE
 
 
 def test_the_first_design_s_call_works(tmp_path: Path) -> None:
@@ -39,7 +40,18 @@ def test_defaults_are_those_of_the_documentation() -> None:
     [
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"metric_retention_days": 3}, "did you mean metrics_retention_days"),
-        ({"url": "postgres://x"}, "sqlite:///FOLDER/FILE"),
+        ({"url": "postgresql://host/base"}, "PostgreSQL is not available yet, write sqlite:///FOLDER/FILE"),
+        ({"url": "postgresql+psycopg:///base"}, "PostgreSQL is not available yet"),
+        ({"url": "postgres://x"}, "PostgreSQL is not available yet"),
+        ({"url": "mysql:///a/b"}, "write sqlite:///FOLDER/FILE or json:///FOLDER"),
+        ({"url": "sqlite:///"}, "write sqlite:///FOLDER/FILE"),
+        ({"url": "json:///"}, "json:///FOLDER"),
+        ({"url": "json:///a", "backend": "hybrid"}, "leave one of them out"),
+        ({"url": "sqlite:///a/b.db", "backend": StorageBackend.JSON}, "leave one of them out"),
+        ({"plugins_file": "x.json", "strategies_file": "x.json"}, "plugins_file and strategies_file are the same"),
+        ({"db_file": "guardrails.json"}, "db_file and guardrails_file are the same file"),
+        ({"happy_paths_file": "events.jsonl"}, "the store itself uses 'events.jsonl'"),
+        ({"models_dir": "index.db"}, "the store itself uses"),
         ({"url": "sqlite:////a/b.db", "db_file": "c.db"}, "either url, or storage_dir"),
         ({"db_file": "../x"}, "plain name"),
         ({"models_dir": ".."}, "plain name"),
@@ -57,13 +69,12 @@ def test_mistakes_are_explained(settings: dict[str, Any], advice: str) -> None:
 
 def test_url_names_the_file(tmp_path: Path) -> None:
     config = PersistenceConfig(url=f"sqlite:///{tmp_path}/other.db")
-    assert config.db_path == tmp_path / "other.db"
-
-
-def test_the_json_backend_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="JSON") as caught:
-        PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "s", backend=StorageBackend.JSON))
-    assert "HYBRID" in caught.value.hint
+    assert (config.db_path, config.backend) == (tmp_path / "other.db", StorageBackend.SQLITE)
+    config = PersistenceConfig(url="sqlite:///folder/other.db", backend=StorageBackend.HYBRID)
+    assert (config.db_path, config.backend) == (Path("folder/other.db"), StorageBackend.HYBRID)
+    config = PersistenceConfig(url=f"json:///{tmp_path}/lines")
+    assert (config.storage_dir, config.backend) == (tmp_path / "lines", StorageBackend.JSON)
+    assert config.db_path == tmp_path / "lines" / INDEX_FILE
 
 
 def test_settings_need_no_database() -> None:

@@ -162,6 +162,11 @@ def text(_: bytes) -> bytes:
     return b"this is no database, but somebody's notes"
 
 
+def new_times(store: PersistenceManager) -> list[int]:
+    """Without what is recovered of the damaged file in the background."""
+    return [time for time in times_of(store) if time >= 100]
+
+
 @pytest.mark.parametrize("harm", [garbage, garbage_inside, truncated, text])
 def test_a_damaged_file_is_set_aside(
     open_store: OpenStore, tmp_path: Path, harm: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
@@ -176,18 +181,18 @@ def test_a_damaged_file_is_set_aside(
         store = open_store()
         fill(store, 3, start=100)
         store.save_event(event(1))
-    (aside,) = (path for path in file.parent.iterdir() if ".damaged-" in path.name)
+    (aside,) = (path for path in file.parent.iterdir() if ".damaged-" in path.name and path.suffix != ".json")
     assert aside.read_bytes() == damaged
     assert store.health().quarantined == (str(aside),)
     assert not store.health().ok
     assert not store.health().degraded
-    assert times_of(store) == [100, 101, 102]
+    assert new_times(store) == [100, 101, 102]
     quarantined = store.get_events("store_quarantined")
     assert [one.data for one in quarantined] == [{"file": str(aside)}]
     assert "damaged" in caplog.text
     store.close()
     store = open_store()
-    assert times_of(store) == [100, 101, 102]
+    assert new_times(store) == [100, 101, 102]
     assert store.health().ok
 
 
@@ -214,7 +219,7 @@ def test_damage_found_while_running(open_store: OpenStore, tmp_path: Path) -> No
     wait_until(lambda: store.health().quarantined != (), "the damage is noticed")
     fill(store, 2, start=1000)
     assert store.flush_all()
-    assert times_of(store) == [1000, 1001]
+    assert [time for time in times_of(store) if time >= 1000] == [1000, 1001]
 
 
 def test_a_file_that_is_taken_away_is_noticed(open_store: OpenStore, tmp_path: Path) -> None:

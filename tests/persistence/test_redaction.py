@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_monitor.persistence.redaction import REDACTED, is_secret_name, redact, redact_text
+from vllm_monitor.persistence.redaction import REDACTED, is_secret_name, redact, redact_certain, redact_text
+from vllm_monitor.records import LifecycleState
 
 SECRET_NAMES = [
     "HF_TOKEN",
@@ -148,3 +149,41 @@ def test_command_lines() -> None:
 def test_redacting_twice_changes_nothing(value: Any) -> None:
     once = redact(value)
     assert redact(once) == once
+
+
+def test_members_of_enums_stay_what_they_are() -> None:
+    kept = redact({"state": LifecycleState.READY, "all": [LifecycleState.ERROR]})
+    assert kept["state"] is LifecycleState.READY
+    assert kept["all"][0] is LifecycleState.ERROR
+
+
+CERTAIN = [
+    ("Authorization: Bearer abcdef0123456789abcdef", "Authorization: Bearer [redacted]"),
+    ("hf_" + "a1" * 17, "[redacted]"),
+    ("cloning https://user:hunter2@host/x", "cloning https://user:[redacted]@host/x"),
+    ("AKIAABCDEFGHIJKLMNOP", "[redacted]"),
+    ("-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----", "[redacted]"),
+]
+
+
+@pytest.mark.parametrize(("text", "hidden"), CERTAIN)
+def test_what_can_only_be_a_secret(text: str, hidden: str) -> None:
+    assert redact_certain({"a": [text, (text,)]}) == {"a": [hidden, (hidden,)]}
+    assert redact_certain(hidden) == hidden
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"key": "value", "token": "eos", "password": "see the vault"},
+        "sk-learn-0.24 is not a key, and hf_transfer is a package",
+        "Bearer tokens are sent; Basic settings follow: key=3",
+        LifecycleState.READY,
+        b"hf_bytes",
+        None,
+        3.5,
+    ],
+)
+def test_ordinary_values_stay_beside_certain_secrets(value: object) -> None:
+    assert redact_certain(value) == value
+    assert type(redact_certain(value)) is type(value)

@@ -6,17 +6,22 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from vllm_monitor import __version__
+from vllm_monitor.cli.archives import export, import_archive
+from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
 from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
+from vllm_monitor.cli.retention import retention
 from vllm_monitor.cli.simulate import simulate
+from vllm_monitor.cli.sql import sql
 from vllm_monitor.cli.stored import stats, status
 from vllm_monitor.cli.watch import watch
 from vllm_monitor.errors import ConfigurationError, VLLMMonitorError
@@ -31,8 +36,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (watch, status, events, query, stats, record, replay, simulate, demo):
-    app.command()(_command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "watch": watch,
+    "status": status,
+    "events": events,
+    "query": query,
+    "sql": sql,
+    "stats": stats,
+    "check": check,
+    "export": export,
+    "import": import_archive,
+    "retention": retention,
+    "record": record,
+    "replay": replay,
+    "simulate": simulate,
+    "demo": demo,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _print_version(wanted: bool) -> None:

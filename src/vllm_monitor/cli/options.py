@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.persistence import StorageBackend
 
 if TYPE_CHECKING:
     from vllm_monitor.core import MonitorConfig
 
 __all__ = [
     "ApiKeyOption",
+    "BackendOption",
     "CaFileOption",
     "CanaryOption",
     "DurationOption",
@@ -50,6 +52,10 @@ StorageDirOption = Annotated[
 TemporaryUnlessGivenOption = Annotated[
     Path | None,
     typer.Option("--storage-dir", help="Folder of a store to keep (default: a temporary one).", show_default=False),
+]
+BackendOption = Annotated[
+    StorageBackend | None,
+    typer.Option("--backend", help="How the store is laid out (default: what the folder shows).", show_default=False),
 ]
 IntervalOption = Annotated[
     float | None, typer.Option("--interval", help="Seconds between two scrapes (default: 1).", show_default=False)

@@ -13,31 +13,59 @@ from vllm_monitor.cli.options import JsonOption, StorageDirOption, clean
 from vllm_monitor.records import MetricType
 
 if TYPE_CHECKING:
-    from vllm_monitor.persistence import PersistenceManager
+    from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
 
-__all__ = ["open_store", "stats", "status"]
+__all__ = ["config_of", "database_of", "existing", "open_store", "stats", "status"]
 
 
-@contextmanager
-def open_store(storage_dir: Path | None) -> Iterator[PersistenceManager]:
-    """The store in a folder, for reading.
+def config_of(storage_dir: Path | None, backend: StorageBackend | None, **settings: Any) -> PersistenceConfig:
+    """Settings of the store in a folder; its backend is what the folder shows unless it is given."""
+    from vllm_monitor.persistence import PersistenceConfig
+    from vllm_monitor.persistence.backend_detection import detect_backend
+
+    if storage_dir is not None:
+        settings["storage_dir"] = storage_dir
+    settings.setdefault("required", True)
+    config = PersistenceConfig(**settings)
+    found = backend or detect_backend(config)
+    return config if found is None else PersistenceConfig(**{**settings, "backend": found})
+
+
+def database_of(config: PersistenceConfig) -> Path:
+    """The file with the tables of a store."""
+    from vllm_monitor.persistence.backend_detection import database_path
+
+    return database_path(config)
+
+
+def existing(storage_dir: Path | None, backend: StorageBackend | None = None, **settings: Any) -> PersistenceConfig:
+    """Settings of a store that is there.
 
     Raises:
         ConfigurationError: When there is none: reading must not make one.
     """
     from vllm_monitor.errors import ConfigurationError
-    from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 
-    config = PersistenceConfig(required=True)
-    if storage_dir is not None:
-        config = PersistenceConfig(required=True, storage_dir=storage_dir)
-    path = config.storage_dir / config.db_file
+    config = config_of(storage_dir, backend, **settings)
+    path = database_of(config)
     if not path.exists():
         raise ConfigurationError(
             f"there is no store at {path}",
             hint="name the folder that vllm-monitor watch writes to with --storage-dir",
         )
-    store = PersistenceManager(config)
+    return config
+
+
+@contextmanager
+def open_store(storage_dir: Path | None, backend: StorageBackend | None = None) -> Iterator[PersistenceManager]:
+    """The store in a folder, for reading: nothing is sealed or deleted by itself meanwhile.
+
+    Raises:
+        ConfigurationError: When there is none.
+    """
+    from vllm_monitor.persistence import PersistenceManager
+
+    store = PersistenceManager(existing(storage_dir, backend), synchronous=True)
     try:
         yield store
     finally:

@@ -22,6 +22,7 @@ from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.persistence.archive_reports import ExportReport, ImportReport
 from vllm_monitor.records import Event, MetricType, Observation, Severity
 
 __all__ = ["VLLMMonitor"]
@@ -40,7 +41,7 @@ class VLLMMonitor:
 
     Args:
         config: Settings; by default from ``VLLMMON_*`` variables.
-        enable_persistence: Keep samples, checkpoints and events in a store.
+        enable_persistence: Keep samples and records in a store.
         persistence_config: Where and how; by default ``~/.vllm_monitor``.
         handle_signals: Flush on SIGTERM, then end as the handler before ours would. Main thread only.
         clock: Where time comes from.
@@ -217,23 +218,56 @@ class VLLMMonitor:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def get_historical_metrics(
-        self, metric_type: str | MetricType | None = None, hours_back: float = 24.0
+        self, metric_type: str | MetricType | None = None, hours_back: float = 24.0, *, limit: int | None = 1000
     ) -> list[dict[str, Any]]:
         """Stored samples of the last hours, newest first.
 
         Args:
             metric_type: Only samples of this type.
             hours_back: How far back.
+            limit: Most samples; ``None`` for all, which may be millions.
         """
         if self.persistence_manager is None:
             return []
         return self.persistence_manager.get_metrics(
-            metric_type=metric_type, start_time=self._clock.now() - hours_back * 3600.0
+            metric_type=metric_type, start_time=self._clock.now() - hours_back * 3600.0, limit=limit
         )
 
     def get_persistence_stats(self) -> dict[str, Any]:
         """Counts, bytes and health of the store; empty without one."""
         return self.persistence_manager.get_statistics() if self.persistence_manager is not None else {}
+
+    def export_monitoring_data(self, output_dir: str | Path) -> ExportReport:
+        """Write a consistent copy of the store into a folder, see ``PersistenceManager.export_data``.
+
+        Raises:
+            ConfigurationError: When this monitor keeps no store.
+            ArchiveError: When the folder holds something else, or cannot be written.
+            StoreUnavailableError: When the store cannot be read or written now.
+        """
+        return self._store().export_data(output_dir)
+
+    def import_monitoring_data(self, input_dir: str | Path, merge: bool = True) -> ImportReport:
+        """Merge such a copy into the store, see ``PersistenceManager.import_data``; twice is once.
+
+        Args:
+            input_dir: The folder.
+            merge: ``False``: only into a store that is empty.
+
+        Raises:
+            ConfigurationError: When this monitor keeps no store.
+            ArchiveError: When the copy is damaged, hostile, or none; nothing of it was imported.
+            StoreTooNewError: When a newer version wrote it.
+            StoreUnavailableError: When the store cannot be written now.
+        """
+        return self._store().import_data(input_dir, merge)
+
+    def _store(self) -> PersistenceManager:
+        if self.persistence_manager is None:
+            raise ConfigurationError(
+                "this monitor keeps no store", hint="construct it with enable_persistence=True and a persistence_config"
+            )
+        return self.persistence_manager
 
     def get_system_health(self) -> dict[str, Any]:
         """The condition of every target and of the store, as JSON values."""

@@ -9,23 +9,72 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.records import (
+    Alert,
+    AlertState,
+    AttemptStatus,
+    Condition,
+    Event,
+    FailurePattern,
+    FailurePrediction,
+    GuardrailPolicy,
+    HappyPath,
+    LifecycleState,
+    MitigationAttempt,
+    MitigationOutcome,
+    PluginRecord,
+    PredictionConfidence,
+    PredictionOutcome,
+    PredictionScore,
+    RequestSummary,
+    Severity,
+    StateCheckpoint,
+    StateTransition,
+    StrategyRecord,
+)
 
 if TYPE_CHECKING:
+    from vllm_monitor.persistence.archive_reports import ExportReport, ImportReport
     from vllm_monitor.persistence.manager import PersistenceManager
     from vllm_monitor.persistence.redaction import redact, redact_text
     from vllm_monitor.persistence.results import SeriesData, StoreHealth
 
 __all__ = [
+    "Alert",
+    "AlertState",
+    "AttemptStatus",
+    "Condition",
+    "Event",
+    "ExportReport",
+    "FailurePattern",
+    "FailurePrediction",
+    "GuardrailPolicy",
+    "HappyPath",
+    "ImportReport",
+    "LifecycleState",
+    "MitigationAttempt",
+    "MitigationOutcome",
     "PersistenceConfig",
     "PersistenceManager",
+    "PluginRecord",
+    "PredictionConfidence",
+    "PredictionOutcome",
+    "PredictionScore",
+    "RequestSummary",
     "SeriesData",
+    "Severity",
+    "StateCheckpoint",
+    "StateTransition",
     "StorageBackend",
     "StoreHealth",
+    "StrategyRecord",
     "redact",
     "redact_text",
 ]
 
 _LAZY = {
+    "ExportReport": "archive_reports",
+    "ImportReport": "archive_reports",
     "PersistenceManager": "manager",
     "SeriesData": "results",
     "StoreHealth": "results",

@@ -17,7 +17,7 @@ from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.value_codec import decode_value, encode_value
 
-__all__ = ["PACK_BYTES", "Form", "UnknownObject", "from_column", "pack_text", "to_column", "unpack_text"]
+__all__ = ["PACK_BYTES", "Form", "UnknownObject", "from_column", "pack_text", "to_column", "unpack_text", "unpacked_bytes"]
 
 UnknownObject = Callable[[Any], str] | None
 
@@ -135,6 +135,20 @@ def unpack_text(column: str) -> str:
     if not inflater.eof:
         raise StoreDamagedError("a packed value is cut off", hint="Run vllm-monitor check.")
     return text
+
+
+def unpacked_bytes(column: str, most: int) -> int:
+    """How long the text of a packed column is; not looked at further than ``most`` (then the answer is more).
+
+    Raises:
+        StoreDamagedError: When it cannot be inflated.
+    """
+    if not column.startswith(_PACKED):
+        return len(column)
+    try:
+        return len(zlib.decompressobj().decompress(base64.b64decode(column[len(_PACKED) :], validate=True), most + 1))
+    except (zlib.error, ValueError) as error:
+        raise StoreDamagedError("a packed value cannot be read", hint="Run vllm-monitor check.") from error
 
 
 def _to_time(value: Any, name: str) -> tuple[float, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -13,7 +13,11 @@ from vllm_monitor.errors import ConfigurationError
 
 __all__ = ["PersistenceConfig", "StorageBackend"]
 
-_SQLITE_URL = "sqlite:///"
+_URL_FORMS = "sqlite:///FOLDER/FILE or json:///FOLDER (an absolute folder has four slashes)"
+_FILE_FIELDS = ("db_file", "plugins_file", "guardrails_file", "strategies_file", "happy_paths_file", "models_dir")
+_INDEX_FILE = "index.db"
+_OUR_FILES = (_INDEX_FILE, "leases")
+_OUR_SUFFIXES = (".lock", ".jsonl", ".new", "-wal", "-shm", "-journal")
 
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -23,7 +27,7 @@ class StorageBackend(StrEnum):
 
     ``SQLITE`` keeps everything in one SQLite file. ``HYBRID`` keeps plugins, guardrails and strategies as JSON
     documents that a person can read and edit, and all else in SQLite. ``JSON`` keeps all records as
-    append-only JSON lines.
+    append-only JSON lines and documents, for small set-ups and for looking inside; one process at a time.
     """
 
     SQLITE = "sqlite"
@@ -62,7 +66,8 @@ class PersistenceConfig(BaseModel):
         durable_timeout_seconds: Longest time that saving a rare record waits for its commit.
         required: Raise instead of degrading to memory when the store cannot be opened or written.
         trust_file: File that lists the plugins which the operator trusts; ``None`` is the default place.
-        url: The store as a URL instead of ``storage_dir`` and ``db_file``: ``sqlite:///FOLDER/FILE``.
+        url: The store as a URL instead of ``storage_dir`` and ``db_file``: ``sqlite:///FOLDER/FILE`` (``backend`` is
+            then ``SQLITE`` unless it is given) or ``json:///FOLDER``. An absolute folder has four slashes.
         block_scrapes: Scrapes of a target after which they are sealed into one compressed block.
         block_seconds: Seconds after which they are sealed even when there are fewer.
         cold_after_seconds: Age at which sealed blocks are joined and compressed once more, slower and smaller.
@@ -121,8 +126,8 @@ class PersistenceConfig(BaseModel):
 
     @property
     def db_path(self) -> Path:
-        """The database file."""
-        return self.storage_dir / self.db_file
+        """The database file; of the JSON backend the index, which is made anew from the lines."""
+        return self.storage_dir / (_INDEX_FILE if self.backend is StorageBackend.JSON else self.db_file)
 
     @model_validator(mode="before")
     @classmethod
@@ -130,14 +135,10 @@ class PersistenceConfig(BaseModel):
         url = values.get("url") if isinstance(values, dict) else None
         if not isinstance(url, str):
             return values
-        if not url.startswith(_SQLITE_URL) or not Path(url[len(_SQLITE_URL) :]).name:
-            message = f"write sqlite:///FOLDER/FILE (an absolute folder has four slashes), not {url!r}"
-            raise ValueError(message)
         if "storage_dir" in values or "db_file" in values:
             message = "give either url, or storage_dir and db_file"
             raise ValueError(message)
-        path = Path(url[len(_SQLITE_URL) :])
-        return {**values, "storage_dir": path.parent, "db_file": path.name}
+        return {**values, **_fields_of_url(url, values.get("backend"))}
 
     @field_validator("storage_dir", "trust_file", mode="after")
     @classmethod
@@ -153,13 +154,45 @@ class PersistenceConfig(BaseModel):
             message = f"{path} cannot be expanded, write it in full"
             raise ValueError(message) from error
 
-    @field_validator("db_file", "plugins_file", "guardrails_file", "strategies_file", "happy_paths_file", "models_dir")
+    @field_validator(*_FILE_FIELDS)
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not name or name in {".", ".."} or any(mark in name for mark in ("/", "\\", "\0")):
             message = f"write a plain name inside storage_dir, not {name!r}"
             raise ValueError(message)
+        if name in _OUR_FILES or name.endswith(_OUR_SUFFIXES):
+            message = f"the store itself uses {name!r}, write another name"
+            raise ValueError(message)
         return name
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        fields: dict[str, str] = {}
+        for field in _FILE_FIELDS:
+            other = fields.setdefault(getattr(self, field), field)
+            if other != field:
+                message = f"{other} and {field} are the same file, give them different names"
+                raise ValueError(message)
+        return self
+
+
+def _fields_of_url(url: str, backend: Any) -> dict[str, Any]:
+    """What a URL says of the other fields."""
+    scheme, separator, place = url.partition(":///")
+    if scheme.split("+")[0].split(":")[0] in {"postgresql", "postgres"}:
+        message = f"PostgreSQL is not available yet, write {_URL_FORMS}"
+        raise ValueError(message)
+    if not separator or scheme not in {"sqlite", "json"} or not Path(place).name:
+        message = f"write {_URL_FORMS}, not {url!r}"
+        raise ValueError(message)
+    of_json = scheme == "json"
+    if backend is not None and (str(backend).lower() == StorageBackend.JSON) is not of_json:
+        message = f"the url is of {scheme}, the backend is {backend}: leave one of them out"
+        raise ValueError(message)
+    path = Path(place)
+    if of_json:
+        return {"storage_dir": path, "backend": StorageBackend.JSON}
+    return {"storage_dir": path.parent, "db_file": path.name, "backend": backend or StorageBackend.SQLITE}
 
 
 def _explained(error: ValidationError) -> ConfigurationError:

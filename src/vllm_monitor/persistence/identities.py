@@ -14,7 +14,7 @@ from vllm_monitor.persistence.text_column import to_text_column
 from vllm_monitor.persistence.value_codec import encode_value
 from vllm_monitor.records import Layout, MetricKind, Series, metric_type_of
 
-__all__ = ["Identities", "labels_json"]
+__all__ = ["Identities", "labels_json", "layout_of_series", "series_name"]
 
 _MOST_REMEMBERED = 500_000
 _NAMES_PER_QUERY = 500
@@ -66,15 +66,37 @@ class Identities:
         """The id of a layout that a stream uses."""
         known = self._layouts.get(layout)
         if known is None:
-            rows = [_series_row(series) for series in layout.series]
-            ids = self._series_ids(connection, rows)
-            text = json.dumps(ids, separators=(",", ":"))
-            known = _row_id(connection, schema.layouts, fingerprint=layout_fingerprint(text), series_ids=text)
+            known = self._layout_id(connection, [series_name(series) for series in layout.series])
             self._layouts[layout] = known
-        if ("layout", stream_id, known) not in self._used:
-            _note(connection, schema.stream_layouts, stream_id=stream_id, layout_id=known)
-            self._used.add(("layout", stream_id, known))
+        self._note_layout(connection, stream_id, known)
         return known
+
+    def layout_of_names(self, connection: Connection, stream_id: int, names: Sequence[SeriesName]) -> int:
+        """The id of a layout that a stream uses, by the names of its series."""
+        known = self._layout_id(connection, names)
+        self._note_layout(connection, stream_id, known)
+        return known
+
+    def series_of_names(self, connection: Connection, stream_id: int, names: Sequence[SeriesName]) -> list[int]:
+        """The ids of series that a stream has as single samples."""
+        numbers = self._series_ids(connection, names)
+        for series_id in numbers:
+            self._note_series(connection, stream_id, series_id)
+        return numbers
+
+    def _layout_id(self, connection: Connection, names: Sequence[SeriesName]) -> int:
+        text = json.dumps(self._series_ids(connection, names), separators=(",", ":"))
+        return _row_id(connection, schema.layouts, fingerprint=layout_fingerprint(text), series_ids=text)
+
+    def _note_layout(self, connection: Connection, stream_id: int, layout_id: int) -> None:
+        if ("layout", stream_id, layout_id) not in self._used:
+            _note(connection, schema.stream_layouts, stream_id=stream_id, layout_id=layout_id)
+            self._used.add(("layout", stream_id, layout_id))
+
+    def _note_series(self, connection: Connection, stream_id: int, series_id: int) -> None:
+        if ("series", stream_id, series_id) not in self._used:
+            _note(connection, schema.stream_series, stream_id=stream_id, series_id=series_id)
+            self._used.add(("series", stream_id, series_id))
 
     def loose(self, connection: Connection, all_series: Iterable[LooseSeries]) -> dict[int, tuple[int, int]]:
         """``id()`` of each series to its stream and series number."""
@@ -89,9 +111,7 @@ class Identities:
             ]
             for series, series_id in zip(new, self._series_ids(connection, rows), strict=True):
                 stream_id = self.stream(connection, series.target, "")
-                if ("series", stream_id, series_id) not in self._used:
-                    _note(connection, schema.stream_series, stream_id=stream_id, series_id=series_id)
-                    self._used.add(("series", stream_id, series_id))
+                self._note_series(connection, stream_id, series_id)
                 # The series itself is kept too, so that its id() cannot be given to another one.
                 self._loose[id(series)] = (series, stream_id, series_id)
         return {key: self._loose[key][1:] for key in wanted}
@@ -117,7 +137,8 @@ class Identities:
             self._series.update((name, number) for name, number in connection.execute(query))
 
 
-def _series_row(series: Series) -> SeriesName:
+def series_name(series: Series) -> SeriesName:
+    """What names a scraped series."""
     return SeriesName(
         metric_type_of(series.name).value, to_text_column(series.name), labels_json(series.labels), series.kind.value
     )
@@ -139,3 +160,14 @@ def _note(connection: Connection, table: Table, **values: int) -> None:
     where = [table.c[name] == value for name, value in values.items()]
     if connection.execute(select(*table.primary_key.columns).where(*where)).first() is None:
         connection.execute(insert(table), values)
+
+
+def layout_of_series(
+    connection: Connection, stream_id: int, series_ids: Sequence[int], *, is_loose: bool = False
+) -> int:
+    """The id of a layout by the ids of its series, noted for a stream unless that is one of single samples."""
+    text = json.dumps(list(series_ids), separators=(",", ":"))
+    layout_id = _row_id(connection, schema.layouts, fingerprint=layout_fingerprint(text), series_ids=text)
+    if not is_loose:
+        _note(connection, schema.stream_layouts, stream_id=stream_id, layout_id=layout_id)
+    return layout_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,10 +13,11 @@ from vllm_monitor.persistence.document_verbs import DocumentVerbs
 from vllm_monitor.persistence.maintenance_verbs import MaintenanceVerbs
 from vllm_monitor.persistence.model_verbs import ModelVerbs
 from vllm_monitor.persistence.pending import Batch
-from vllm_monitor.persistence.record_reader import count_records
+from vllm_monitor.persistence.rare_kinds import ALL_KINDS
+from vllm_monitor.persistence.record_reader import count_records, count_with_pending
 from vllm_monitor.persistence.record_verbs import RecordVerbs
 from vllm_monitor.persistence.results import StoreHealth
-from vllm_monitor.persistence.sample_reader import count_samples
+from vllm_monitor.persistence.sample_counts import NO_SAMPLES, count_samples
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sample_verbs import SampleVerbs
 
@@ -25,11 +27,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, ArchiveVerbs, MaintenanceVerbs):
-    """Keeps samples, checkpoints and events. Every method may be called from any thread.
+    """Keeps samples and records of every kind. Every method may be called from any thread.
 
     Saving samples only queues them: no I/O in the caller, no exception for a fault of the store. One thread
     commits them within a tenth of a second. What is saved is visible to every ``get_*`` at once, committed or
-    not. Rare records (checkpoints, events) are durable when ``save_*`` returns; ``enqueue_*`` returns at once.
+    not. Rare records (all but request summaries) are durable when ``save_*`` returns; ``enqueue_*`` returns at once.
 
     A store that cannot be opened or written is retried for ever; until then everything is held in bounded
     memory, and :meth:`health` says so. After :meth:`close`, samples are counted as dropped and questions
@@ -71,10 +73,12 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
             message, hint = state.error.message, state.error.hint
         elif state.quarantined:
             message = f"a damaged store was set aside as {state.quarantined[-1]}"
-            hint = "Its samples are not shown; keep the file if you want them back."
+            hint = self._salvager.outlook()
         elif dropped:
             message = f"dropped: {dropped}"
             hint = "The store could not keep up or was closed; look at last_error of the statistics."
+        elif self._maintainer.state.trouble is not None:
+            message, hint = self._maintainer.state.trouble
         elif self._damaged_rows:
             message, hint = f"{self._damaged_rows} damaged rows were skipped", "Run the store's check."
         return StoreHealth(
@@ -95,18 +99,19 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
         store = self._writer.store
 
         def ask(memory: Batch, connection: Connection | None, _: SeriesCatalogue) -> dict[str, Any]:
-            samples, rows, oldest, newest = (0, 0, None, None) if connection is None else count_samples(connection)
-            tables = ("checkpoints", "events")
+            stored = NO_SAMPLES if connection is None else count_samples(connection)
             counts = {
-                "metrics": samples + len(memory.loose) + sum(len(scrape.values) for scrape in memory.scrapes),
-                "metric_rows": rows,
+                "metrics": stored.samples + len(memory.loose) + sum(len(scrape.values) for scrape in memory.scrapes),
+                "metric_rows": stored.hot_rows,
+                "blocks": stored.blocks,
+                "rollups": stored.rollups,
             }
-            for table in tables:
-                stored = 0 if connection is None else count_records(connection, table)
-                counts[table] = stored + sum(item.kind.table == table for item in memory.rare)
+            for table in ("models", "documents"):
+                counts[table] = 0 if connection is None else count_records(connection, table)
+            counts.update({kind.table: count_with_pending(kind, memory, connection) for kind in ALL_KINDS})
             times = [sample.time_ms for sample in memory.loose]
             times += [scrape.time_ms for scrape in memory.scrapes]
-            times += [time_ms for time_ms in (oldest, newest) if time_ms is not None]
+            times += [time_ms for time_ms in (stored.oldest_ms, stored.newest_ms) if time_ms is not None]
             return {
                 "counts": counts,
                 "oldest": min(times) / 1000 if times else None,
@@ -128,4 +133,5 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
             "last_error": state.last_error,
             "degraded": health.degraded,
             "quarantined": list(health.quarantined),
+            "maintenance": asdict(self._maintainer.state),
         }

@@ -51,8 +51,8 @@ def revision_of(connection: Connection) -> tuple[str | None, bool]:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar(), True
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every migration that the database has not seen, inside the caller's transaction."""
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run every migration up to a revision that the database has not seen, inside the caller's transaction."""
     # Imported here: a store that is up to date opens without Alembic.
     from alembic import command  # noqa: PLC0415  # see above
     from alembic.config import Config  # noqa: PLC0415  # see above
@@ -60,4 +60,4 @@ def upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

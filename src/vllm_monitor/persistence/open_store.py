@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
-from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.file_locks import locked
+from vllm_monitor.persistence.json_store import JsonStore
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
@@ -14,9 +16,11 @@ from vllm_monitor.persistence.sqlite_file import (
     cause_of,
     fault_of,
     is_damaged,
+    is_orphaned_log,
     prepare_file,
     quarantine,
 )
+from vllm_monitor.persistence.sqlite_log import log_is_damaged, log_of
 
 __all__ = ["open_store"]
 
@@ -38,6 +42,8 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
     try:
         config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
+            if config.backend is StorageBackend.JSON:
+                return JsonStore.in_folder(config, now)
             return _open_locked(path, config, now, suspect=suspect)
     except StorageError:
         raise
@@ -59,7 +65,13 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
 
 
 def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: bool) -> SqlStore:
-    if not suspect:
+    if os.path.lexists(path) and not path.is_file():
+        raise StoreUnavailableError(
+            f"{path} is no file", hint="Move what is in its place away; the store is made by itself then."
+        )
+    # A log that SQLite would cut short without a word, or forget because its file is gone.
+    harmed = is_orphaned_log(path) or log_is_damaged(log_of(path))
+    if not suspect and not harmed:
         try:
             prepare_file(path, config)
             return SqlStore(path, config, now)
@@ -67,7 +79,7 @@ def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: 
             if fault_of(error) is not Fault.DAMAGED:
                 raise
     # Checked under the lock: another process may have replaced the file since the damage was seen.
-    quarantined = quarantine(path, now) if path.exists() and is_damaged(path) else None
+    quarantined = quarantine(path, now) if harmed or (path.exists() and is_damaged(path)) else None
     prepare_file(path, config)
     store = SqlStore(path, config, now)
     store.quarantined = quarantined

@@ -24,9 +24,13 @@ __all__ = ["Batch", "LooseSample", "LooseSeries", "Pending", "RareItem", "Scrape
 MOST_LOOSE_SAMPLES = 500_000  # some 70 MB
 MOST_SCRAPE_BYTES = 64 << 20
 MOST_RARE_RECORDS = 10_000
+MOST_RARE_BYTES = 64 << 20
+MOST_REQUESTS = 20_000
 _SCRAPES_PER_BATCH = 2_000
 _RARE_PER_BATCH = 500
+_REQUESTS_PER_BATCH = 1_000
 _BYTES_PER_SCRAPE = 300  # of Python objects around the values
+_BYTES_PER_RECORD = 1_500  # likewise
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +93,10 @@ class RareItem:
     change: Callable[[Row | None], Row] | None = None
     first_attempt: Future[bool] = field(default_factory=Future)
 
+    def size_bytes(self) -> int:
+        """Roughly the memory that it takes."""
+        return _BYTES_PER_RECORD + sum(len(value) for value in self.row.values() if isinstance(value, (str, bytes)))
+
     def resolve(self, stored: Row | None) -> Row:
         """What replaces the row that is stored now (``None`` when there is none)."""
         return self.row if self.change is None else self.change(stored)
@@ -137,19 +145,30 @@ class Pending:
     """The queues between those who save and the one who writes. Thread-safe.
 
     ``loose`` is a plain deque so that saving a sample costs one append; when it is full the oldest go. Each
-    queue drops its oldest when it is full, and counts.
+    queue drops its oldest when it is full, and counts. Records that are not rare (request summaries) have a
+    queue of their own, so that they never push a rare one out.
     """
 
     def __init__(self) -> None:
         self.view_lock = threading.Lock()
         self.loose: deque[LooseSample] = deque()
-        self.dropped = {"samples": 0, "scrapes": 0, "records": 0, "unwritable": 0, "closed": 0}
+        self.dropped = {
+            "samples": 0,
+            "scrapes": 0,
+            "records": 0,
+            "requests": 0,
+            "unwritable": 0,
+            "closed": 0,
+        }
         self._queue_lock = threading.Lock()
         self._scrapes: deque[Scrape] = deque()
         self._scrape_bytes = 0
         self._rare: deque[RareItem] = deque()
+        self._rare_bytes = 0
+        self._requests: deque[RareItem] = deque()
         self._in_flight = Batch()
         self._durable: OrderedDict[str, None] = OrderedDict()
+        self._newest: dict[str, RareItem] = {}  # of each id that waits
 
     def count_drop(self, kind: str, number: int = 1) -> None:
         """Count what was lost."""
@@ -165,9 +184,16 @@ class Pending:
             return len(self._scrapes)
 
     def add_rare(self, item: RareItem) -> None:
-        """Queue a rare record."""
+        """Queue a record; what was known of its id before (that an intent is durable, say) no longer counts."""
         with self._queue_lock:
+            if not item.kind.is_rare:
+                self._requests.append(item)
+                self._bound_requests()
+                return
+            self._durable.pop(item.record_id, None)
+            self._newest[item.record_id] = item
             self._rare.append(item)
+            self._rare_bytes += item.size_bytes()
             self._bound_rare()
 
     def bound_loose(self) -> None:
@@ -186,6 +212,8 @@ class Pending:
                 rare=_pop(self._rare, _RARE_PER_BATCH),
             )
             self._scrape_bytes -= sum(map(_size_of, batch.scrapes))
+            self._rare_bytes -= sum(item.size_bytes() for item in batch.rare)
+            batch.rare += _pop(self._requests, _REQUESTS_PER_BATCH)
             self._in_flight = batch
         return batch
 
@@ -194,13 +222,19 @@ class Pending:
         self._in_flight = rest
         with self._queue_lock:
             for item in committed.rare:
-                self._durable[item.record_id] = None
-                self._durable.move_to_end(item.record_id)
+                if self._newest.get(item.record_id) is item:
+                    del self._newest[item.record_id]
+                    self._durable[item.record_id] = None
             while len(self._durable) > MOST_RARE_RECORDS:
                 self._durable.popitem(last=False)
 
+    def forget(self, item: RareItem) -> None:
+        """A record was given up: nothing is waited for any more, and its id stays not durable."""
+        with self._queue_lock:
+            self._forget(item)
+
     def is_durable(self, record_id: str) -> bool:
-        """Whether a record is known to be committed (the newest ten thousand are remembered)."""
+        """Whether all that was saved under an id is known to be committed (of the newest ten thousand ids)."""
         with self._queue_lock:
             return record_id in self._durable
 
@@ -211,9 +245,13 @@ class Pending:
             self._scrapes.extendleft(reversed(batch.scrapes))
             self._scrape_bytes += sum(map(_size_of, batch.scrapes))
             self.loose.extendleft(reversed(batch.loose))
-            self._rare.extendleft(reversed(batch.rare))
+            rare = [item for item in batch.rare if item.kind.is_rare]
+            self._rare.extendleft(reversed(rare))
+            self._rare_bytes += sum(item.size_bytes() for item in rare)
+            self._requests.extendleft(item for item in reversed(batch.rare) if not item.kind.is_rare)
             self._bound_scrapes()
             self._bound_rare()
+            self._bound_requests()
         self.bound_loose()
 
     def snapshot(self) -> Batch:
@@ -222,15 +260,16 @@ class Pending:
             return Batch(
                 scrapes=[*self._in_flight.scrapes, *self._scrapes],
                 loose=[*self._in_flight.loose, *self.loose.copy()],
-                rare=[*self._in_flight.rare, *self._rare],
+                rare=[*self._in_flight.rare, *self._rare, *self._requests],
             )
 
     def not_durable(self) -> int:
         """The number of rare records that wait."""
-        return len(self._rare) + len(self._in_flight.rare)
+        return len(self._rare) + sum(item.kind.is_rare for item in self._in_flight.rare)
 
     def __len__(self) -> int:
-        return len(self._scrapes) + len(self.loose) + len(self._rare) + len(self._in_flight)
+        queued = len(self._scrapes) + len(self.loose) + len(self._rare) + len(self._requests)
+        return queued + len(self._in_flight)
 
     def _bound_scrapes(self) -> None:
         while self._scrape_bytes > MOST_SCRAPE_BYTES:
@@ -238,9 +277,22 @@ class Pending:
             self.dropped["scrapes"] += 1
 
     def _bound_rare(self) -> None:
-        while len(self._rare) > MOST_RARE_RECORDS:
-            self._rare.popleft().report(durable=False)
+        # The newest stays whatever its size: a single large model must be storable.
+        while len(self._rare) > MOST_RARE_RECORDS or (self._rare_bytes > MOST_RARE_BYTES and len(self._rare) > 1):
+            item = self._rare.popleft()
+            self._rare_bytes -= item.size_bytes()
+            self._forget(item)
+            item.report(durable=False)
             self.dropped["records"] += 1
+
+    def _bound_requests(self) -> None:
+        while len(self._requests) > MOST_REQUESTS:
+            self._requests.popleft()
+            self.dropped["requests"] += 1
+
+    def _forget(self, item: RareItem) -> None:
+        if self._newest.get(item.record_id) is item:
+            del self._newest[item.record_id]
 
 
 def _size_of(scrape: Scrape) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_monitor.persistence.columns import Form
+from vllm_monitor.persistence.columns import Form, UnknownObject
 from vllm_monitor.persistence.rare_rows import RareKind
 from vllm_monitor.records import (
     Alert,
@@ -67,6 +67,7 @@ CHECKPOINTS = RareKind(
     },
     filters=("state",),
     redacted=("arguments", "environment"),
+    scrubbed=("reason", "error_context", "metadata"),
 )
 
 EVENTS = RareKind(
@@ -83,6 +84,7 @@ EVENTS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("event_type",),
+    scrubbed=("message", "data", "metadata"),
 )
 
 PREDICTIONS = RareKind(
@@ -111,6 +113,7 @@ PREDICTIONS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("failure_type", "outcome"),
+    scrubbed=("contributing_factors", "metadata"),
 )
 
 ATTEMPTS = RareKind(
@@ -142,6 +145,7 @@ ATTEMPTS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("strategy_name", "outcome", "status"),
+    scrubbed=("error_context", "interventions_executed", "side_effects_observed", "metadata"),
 )
 
 ALERTS = RareKind(
@@ -165,6 +169,7 @@ ALERTS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("name", "state"),
+    scrubbed=("message", "metadata"),
 )
 
 REQUESTS = RareKind(
@@ -190,6 +195,7 @@ REQUESTS = RareKind(
         "engine": Form.WHOLE,
         "metadata": Form.JSON,
     },
+    scrubbed=("error", "metadata"),
     is_rare=False,
 )
 
@@ -212,6 +218,7 @@ PATTERNS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("failure_type",),
+    scrubbed=("description", "error_signatures", "metadata"),
 )
 
 
@@ -243,6 +250,7 @@ LEARNING = RareKind(
         "metadata": Form.PACKED,
     },
     filters=("learning_type",),
+    scrubbed=("metadata",),
 )
 
 
@@ -263,8 +271,12 @@ class StoredHappyPath:
     metadata: dict[str, Any]
 
     @classmethod
-    def of(cls, path: HappyPath) -> StoredHappyPath:
+    def of(cls, path: HappyPath, on_unknown: UnknownObject = None) -> StoredHappyPath:
         """The stored form of a happy path.
+
+        Args:
+            path: The happy path.
+            on_unknown: As in :meth:`RareKind.to_row`.
 
         Raises:
             ValueNotStorableError: When a checkpoint cannot be stored.
@@ -272,7 +284,7 @@ class StoredHappyPath:
         return cls(
             path_id=path.path_id,
             name=path.name,
-            checkpoints=[CHECKPOINTS.to_row(checkpoint) for checkpoint in path.checkpoints],
+            checkpoints=[CHECKPOINTS.to_row(checkpoint, on_unknown) for checkpoint in path.checkpoints],
             metrics_profile=path.metrics_profile,
             guardrails=path.guardrails,
             success_count=path.success_count,
@@ -328,6 +340,7 @@ HAPPY_PATHS = RareKind(
         "metadata": Form.JSON,
     },
     filters=("start_state", "end_state"),
+    scrubbed=("metadata",),
     derived={"start_state": _state_at(0), "end_state": _state_at(-1)},
 )
 

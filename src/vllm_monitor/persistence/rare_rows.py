@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.columns import Form, UnknownObject, from_column, to_column
-from vllm_monitor.persistence.redaction import redact
+from vllm_monitor.persistence.redaction import redact, redact_certain
 from vllm_monitor.persistence.schema import metadata
 from vllm_monitor.persistence.text_column import to_text_column
 from vllm_monitor.persistence.value_codec import decode_value, encode_value
@@ -39,7 +39,8 @@ class RareKind(Generic[Record]):
         id_field: The field that names a record across stores.
         forms: Field name to the form of its column, or to the enum whose value it holds, in column order.
         filters: Columns that ``get_*`` filters on, beside target and time.
-        redacted: Fields from which secrets are taken.
+        redacted: Fields from which secrets are taken, by name and by look.
+        scrubbed: Fields that may hold anything, from which only what is certainly a secret is taken.
         derived: Columns that say more plainly what other columns hold, for filters and for people.
         is_rare: Durable when saving returns; request summaries are not.
     """
@@ -50,6 +51,7 @@ class RareKind(Generic[Record]):
     forms: Mapping[str, Form | type[Enum]]
     filters: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
+    scrubbed: tuple[str, ...] = ()
     derived: Mapping[str, Callable[[Any], str | None]] = field(default_factory=dict)
     is_rare: bool = True
 
@@ -78,23 +80,53 @@ class RareKind(Generic[Record]):
         values = {name: getattr(record, name) for name in self.forms}
         for name in self.redacted:
             values[name] = redact(values[name])
+        for name in self.scrubbed:
+            values[name] = redact_certain(values[name])
         if values[self.id_field] is None:
             values[self.id_field] = uuid.uuid4().hex
-        table = metadata.tables[self.table]
         exact: dict[str, Any] = {}
         row: Row = {}
-        for name, form in self.forms.items():
-            optional = bool(table.c[name].nullable)
-            row[name], is_exact = to_column(
-                values[name], form, name, optional=optional, on_unknown=on_unknown, compress=compress
-            )
+        for name, value in values.items():
+            row[name], is_exact = self._column(name, value, on_unknown, compress=compress)
             if not is_exact:
-                exact[name] = values[name]
+                exact[name] = value
         for name, derive in self.derived.items():
             row[name] = derive(record)
         row["exact"] = encode_value(exact, on_unknown=on_unknown) if exact else None
         row["checksum"] = self.checksum(row)
         return row
+
+    def edited(self, row: Mapping[str, Any], **values: Any) -> Row:
+        """A row with other values in some fields and everything else as it was, to the bit.
+
+        Derived columns do not follow, so none may be derived from these fields.
+
+        Raises:
+            ValueNotStorableError: When a value could not be given back unchanged.
+        """
+        new = {name: row[name] for name in self.columns}
+        exact: dict[str, Any] = {} if row["exact"] is None else decode_value(row["exact"])
+        odd = {name: value for name, value in exact.items() if name not in values}
+        for name, value in values.items():
+            new[name], is_exact = self._column(name, value, None, compress=True)
+            if not is_exact:
+                odd[name] = value
+        if odd.keys() != exact.keys() or any(name in odd for name in values):
+            new["exact"] = encode_value(odd) if odd else None
+        new["checksum"] = self.checksum(new)
+        return new
+
+    def value_of(self, row: Mapping[str, Any], name: str) -> Any:
+        """The value of one field of a row."""
+        if row["exact"] is not None:
+            exact = decode_value(row["exact"])
+            if name in exact:
+                return exact[name]
+        return from_column(row[name], self.forms[name])
+
+    def _column(self, name: str, value: Any, on_unknown: UnknownObject, *, compress: bool) -> tuple[Any, bool]:
+        optional = bool(metadata.tables[self.table].c[name].nullable)
+        return to_column(value, self.forms[name], name, optional=optional, on_unknown=on_unknown, compress=compress)
 
     def from_row(self, row: Mapping[str, Any]) -> Record:
         """The record of a row.

@@ -4,15 +4,19 @@ A value is hidden when its name says that it is a secret (``HF_TOKEN``, ``apiKey
 ``db_password``), or when it looks like one whatever its name (``Bearer ...``, ``hf_...``, a private key, the
 password of a URL). Names that only sound alike (``max_tokens``, ``tokenizer``, ``key_value``, ``eos_token``)
 keep their values. Redacting twice changes nothing.
+
+Where anything may stand (the metadata of a record, an error message), names say too little: there
+:func:`redact_certain` hides only what cannot be anything but a secret.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
-__all__ = ["REDACTED", "is_secret_name", "redact", "redact_text"]
+__all__ = ["REDACTED", "is_secret_name", "redact", "redact_certain", "redact_text"]
 
 REDACTED = "[redacted]"
 
@@ -148,6 +152,20 @@ _SECRET_LOOKS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_CERTAIN_SECRETS = re.compile(
+    r"""
+      (?<![A-Za-z0-9_-])(?:
+          sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}
+        | (?:hf|gh[posur])_[A-Za-z0-9]{30,}
+        | github_pat_\w{20,} | glpat-[\w-]{20,} | xox[abprs]-[\w-]{20,}
+        | AKIA[0-9A-Z]{16} | AIza[\w-]{35}
+        | eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]*
+      )
+    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_CERTAIN_SCHEME = re.compile(r"\b(Bearer\s+)(?=[A-Za-z._~+/-]*\d)[A-Za-z0-9._~+/=-]{16,}", re.IGNORECASE)
 _SCHEME = re.compile(r"\b(Bearer|Basic)(\s+)(?!\[redacted\])[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
 _PROSE_AFTER_SCHEME = re.compile(r"Basic\s+[a-z]{1,15}|Bearer\s+(?:tokens?|auth\w*|schemes?|of)", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]*):([^\s/@][^\s/]*|)@")
@@ -192,6 +210,8 @@ def redact(value: Any) -> Any:
 
     Lists and tuples of text are also read as a command line: what follows a secret option is hidden.
     """
+    if isinstance(value, Enum):
+        return value
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, Mapping):
@@ -205,6 +225,30 @@ def redact(value: Any) -> Any:
         hidden = redact_text(text)
         return value if hidden == text else hidden.encode("latin-1")
     return value
+
+
+def redact_certain(value: Any) -> Any:
+    """A copy of ``value`` without what can only be a secret, whatever the names around it say.
+
+    Long tokens of known forms, private keys, long bearer tokens, and the passwords of URLs. Keys of dictionaries
+    and all that is neither a text nor a plain container are returned as they are.
+    """
+    if type(value) is str:
+        return _redact_certain_text(value)
+    if type(value) is dict:
+        return {key: redact_certain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(redact_certain(item) for item in value)
+    return value
+
+
+def _redact_certain_text(text: str) -> str:
+    if len(text) < 8:
+        return text
+    if "://" in text:
+        text = _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
+    text = _CERTAIN_SECRETS.sub(REDACTED, text)
+    return _CERTAIN_SCHEME.sub(rf"\1{REDACTED}", text)
 
 
 def _redact_entry(name: Any, value: Any) -> Any:

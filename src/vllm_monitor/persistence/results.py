@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vllm_monitor.records import MetricType, Series
 
-__all__ = ["SeriesData", "StoreHealth"]
+__all__ = ["MaintenanceReport", "SeriesData", "StoreHealth"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ class StoreHealth:
         not_durable: Rare records that are held in memory only.
         queued: Samples and rare records on their way to the store.
         dropped: What did not fit into memory while the store could not be written, by kind (``samples``,
-            ``scrapes``, ``records``), and what was given to a closed store (``closed``).
+            ``scrapes``, ``records``, ``requests``), and what was given to a closed store (``closed``).
         damaged_rows: Stored rows whose checksum or form was wrong and that were skipped, since start.
         replaced_values: Objects that ``enqueue_*`` could not store and replaced by their ``repr``.
         quarantined: Damaged database files that were renamed and kept.
@@ -71,6 +71,29 @@ class StoreHealth:
     damaged_rows: int = 0
     replaced_values: int = 0
     quarantined: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceReport:
+    """What one step of maintenance did.
+
+    Args:
+        sealed_blocks: Blocks made of hot rows.
+        sealed_samples: Samples in them.
+        damaged_rows: Hot rows that were left as they are because they cannot be read.
+        joined_blocks: Blocks made of several old ones.
+        joined_rollups: Days of roll-ups that were joined.
+        deleted: What was too old, by kind: samples as ``metrics``, the others by their table.
+        freed_bytes: By how much the file shrank.
+    """
+
+    sealed_blocks: int = 0
+    sealed_samples: int = 0
+    damaged_rows: int = 0
+    joined_blocks: int = 0
+    joined_rollups: int = 0
+    deleted: Mapping[str, int] = field(default_factory=dict)
+    freed_bytes: int = 0
 
 
 def metric_type_text(metric_type: str | MetricType) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ __all__ = [
     "SeriesName",
     "StoredSeries",
     "layout_fingerprint",
+    "stored_series",
 ]
 
 _MOST_REMEMBERED = 200_000
@@ -95,6 +96,8 @@ class SeriesCatalogue:
         self._lock = threading.Lock()
         self._series: dict[int, StoredSeries] = {}
         self._layouts: dict[int, tuple[int, ...]] = {}
+        self._matches: dict[tuple[int, Hashable], tuple[tuple[int, StoredSeries], ...]] = {}
+        self._matched = 0
 
     def layout(self, connection: Connection, layout_id: int) -> tuple[int, ...]:
         """The series numbers of a layout, in column order.
@@ -118,17 +121,44 @@ class SeriesCatalogue:
     def series(self, connection: Connection, numbers: Iterable[int]) -> dict[int, StoredSeries]:
         """Rows of ``series`` by number; those that are missing or damaged are left out."""
         wanted = set(numbers)
-        missing = sorted(number for number in wanted if number not in self._series)
+        found = {number: self._series.get(number) for number in wanted}
+        missing = sorted(number for number, stored in found.items() if stored is None)
         table = schema.series
         for start in range(0, len(missing), 500):
             for row in connection.execute(select(table).where(table.c.id.in_(missing[start : start + 500]))):
                 name = SeriesName(row.metric_type, row.metric_name, row.tags, row.kind)
                 if name.fingerprint != row.fingerprint:
                     continue
+                found[row.id] = stored = stored_series(name)
                 with self._lock:
                     self._bound()
-                    self._series[row.id] = _stored_series(name)
-        return {number: self._series[number] for number in wanted if number in self._series}
+                    self._series[row.id] = stored
+        return {number: stored for number, stored in found.items() if stored is not None}
+
+    def matches(
+        self, connection: Connection, layout_id: int, question: Hashable, takes: Callable[[StoredSeries], bool]
+    ) -> tuple[tuple[int, StoredSeries], ...]:
+        """The columns of a layout whose series pass ``takes``; remembered under ``question``.
+
+        Raises:
+            StoreDamagedError: When there is no such layout.
+        """
+        known = self._matches.get((layout_id, question))
+        if known is None:
+            numbers = self.layout(connection, layout_id)
+            series = self.series(connection, numbers)
+            known = tuple(
+                (column, series[number])
+                for column, number in enumerate(numbers)
+                if number in series and takes(series[number])
+            )
+            with self._lock:
+                if self._matched > _MOST_REMEMBERED:
+                    self._matches.clear()
+                    self._matched = 0
+                self._matches[layout_id, question] = known
+                self._matched += 1 + len(known)
+        return known
 
     def _bound(self) -> None:
         if len(self._series) > _MOST_REMEMBERED or len(self._layouts) > _MOST_REMEMBERED // 100:
@@ -136,7 +166,12 @@ class SeriesCatalogue:
             self._layouts.clear()
 
 
-def _stored_series(row: SeriesName) -> StoredSeries:
+def stored_series(row: SeriesName) -> StoredSeries:
+    """The series that a row names.
+
+    Raises:
+        StoreDamagedError: When its text is damaged.
+    """
     tags = decode_value(row.tags)
     kind = MetricKind(row.kind) if row.kind in set(MetricKind) else MetricKind.UNKNOWN
     labels = tags if isinstance(tags, tuple) else tuple(sorted(tags.items(), key=lambda pair: str(pair[0])))

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from vllm_monitor.errors import ValueNotStorableError
+from vllm_monitor.errors import ConfigurationError, ValueNotStorableError
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, LooseSample, Scrape
+from vllm_monitor.persistence.range_query import make_range_query
 from vllm_monitor.persistence.results import SeriesData, metric_type_text
-from vllm_monitor.persistence.sample_reader import SampleReader, Selector, loose_to_dict, scrape_to_dicts
+from vllm_monitor.persistence.sample_dicts import loose_to_dict, scrape_to_dicts
+from vllm_monitor.persistence.sample_reader import SampleReader
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sample_values import milliseconds, to_sample_value
+from vllm_monitor.persistence.selection import Selector
 from vllm_monitor.persistence.store_access import StoreAccess, checked_limit
 from vllm_monitor.persistence.value_codec import encode_value
 from vllm_monitor.records import Layout, MetricType, Series
@@ -24,6 +27,7 @@ __all__ = ["SampleVerbs"]
 
 _SCRAPES_PER_SYNCHRONOUS_WRITE = 64
 _MOST_WAIT_WHEN_CROWDED_SECONDS = 0.0005
+_LEAST_EXACT, _GREATEST_EXACT = -(1 << 53), 1 << 53
 _new_tuple = tuple.__new__  # half the price of calling a NamedTuple
 
 Answer = TypeVar("Answer")
@@ -69,12 +73,15 @@ class SampleVerbs(StoreAccess):
             ]
         except (KeyError, TypeError, AttributeError):
             series = self._registry.register(target, metric_type, metric_name, tags)
+        kind = type(value)
+        if kind is not float and (kind is not int or not _LEAST_EXACT <= value <= _GREATEST_EXACT):
+            value = to_sample_value(value)
         sample = _new_tuple(
             LooseSample,
             (
                 series,
                 round(self._now() * 1000) if timestamp is None else milliseconds(timestamp),
-                value if type(value) is float else to_sample_value(value),
+                value,
                 None if not metadata else encode_value(metadata),
             ),
         )
@@ -157,7 +164,7 @@ class SampleVerbs(StoreAccess):
         """
         most = checked_limit(limit)
         selector = _selector(target, metric_name, None, start_time, end_time, metric_type)
-        return self._ask(lambda reader: reader.newest(selector, most))
+        return self._ask(selector, lambda reader: reader.newest(most))
 
     def query_range(
         self,
@@ -167,18 +174,40 @@ class SampleVerbs(StoreAccess):
         tags: Mapping[str, Any] | None = None,
         start_time: float | None = None,
         end_time: float | None = None,
+        step_seconds: float | None = None,
+        aggregation: str | None = None,
+        quantile: float | None = None,
     ) -> list[SeriesData]:
-        """Every series of a name with its raw samples, as numpy arrays.
+        """Every series of a name, as numpy arrays: its raw samples, or one value per step.
 
         Args:
-            metric_name: The name as on the page; ``None`` is every name.
+            metric_name: The name as on the page; ``None`` is every name. For a quantile the name of the histogram,
+                with or without ``_bucket``.
             target: Only this server.
             tags: Only series that have all of these labels.
             start_time: Unix seconds, inclusive.
             end_time: Unix seconds, inclusive.
+            step_seconds: Length of a bucket; ``None`` gives the raw samples. Buckets begin at multiples of it, and the
+                range is widened to whole ones; ``timestamps_ms`` are their starts.
+            aggregation: ``avg`` (the default), ``min``, ``max``, ``last``, ``sum``, ``rate``, ``increase`` or
+                ``quantile``; see ``aggregation`` for what they mean.
+            quantile: Which, from 0 to 1; one series for each histogram, without the label ``le``.
+
+        Roll-ups of one minute (of ten where those are gone) answer instead of the samples when the step is a multiple
+        of theirs and the range is at least an hour long or reaches back beyond the samples; the answer is the same. Of
+        counters they have ``last``, ``rate``, ``increase`` and ``quantile``, of others ``last``, ``avg``, ``min``,
+        ``max`` and ``sum``. Everything else comes from the samples as far as they reach.
+
+        Raises:
+            ConfigurationError: When step, aggregation and quantile make no sense together.
         """
         selector = _selector(target, metric_name, tags, start_time, end_time)
-        return self._ask(lambda reader: reader.range(selector))
+        if step_seconds is None:
+            if aggregation is not None or quantile is not None:
+                raise ConfigurationError("an aggregation without a step", hint="Pass step_seconds as well.")
+            return self._ask(selector, lambda reader: reader.range())
+        query = make_range_query(selector, step_seconds, aggregation, quantile)
+        return self._ask(query.widened, query.answer)
 
     def latest(self, *, target: str | None = None, metric_name: str | None = None) -> list[dict[str, Any]]:
         """The newest sample of each series, in the form of :meth:`get_metrics`.
@@ -198,7 +227,7 @@ class SampleVerbs(StoreAccess):
                     found.append(sample)
         if target is not None and newest:
             return found
-        return found + self._ask(lambda reader: reader.newest_row(selector, here))
+        return found + self._ask(selector, lambda reader: reader.newest_row(here))
 
     def recent_scrapes(self, target: str, source: str = "metrics") -> list[tuple[float, Layout, array[float]]]:
         """The last scrapes (at most 300) that this process saved, oldest first, from memory alone."""
@@ -206,22 +235,22 @@ class SampleVerbs(StoreAccess):
 
     def list_targets(self) -> list[str]:
         """Every target with samples, sorted."""
-        return self._ask(lambda reader: reader.targets())
+        return self._ask(Selector(), lambda reader: reader.targets())
 
     def list_series(self, target: str | None = None) -> list[Series]:
         """Every series (of one target), sorted by name and labels."""
-        return self._ask(lambda reader: reader.series(target))
+        return self._ask(Selector(target=target), lambda reader: reader.series())
 
     def scrape_times(
         self, target: str, start_time: float | None = None, end_time: float | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """Source to the ascending unix milliseconds of its stored scrapes; where they are apart is a gap."""
         selector = _selector(target, None, None, start_time, end_time)
-        return self._ask(lambda reader: reader.scrape_times(selector))
+        return self._ask(selector, lambda reader: reader.scrape_times())
 
-    def _ask(self, query: Callable[[SampleReader], Answer]) -> Answer:
+    def _ask(self, selector: Selector, query: Callable[[SampleReader], Answer]) -> Answer:
         def ask(memory: Batch, connection: Connection | None, catalogue: SeriesCatalogue) -> Answer:
-            reader = SampleReader(memory, connection, catalogue)
+            reader = SampleReader(memory, connection, catalogue, selector)
             answer = query(reader)
             self._count_damage(reader.damaged_rows)
             return answer

@@ -21,7 +21,8 @@ from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.identities import Identities
 from vllm_monitor.persistence.loose_codec import SPAN_MS, encode_loose
-from vllm_monitor.persistence.pending import Batch, LooseSample, RareItem, Scrape
+from vllm_monitor.persistence.pending import Batch, LooseSample, Scrape
+from vllm_monitor.persistence.record_writer import write_records
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sample_values import code_of
 from vllm_monitor.persistence.scrape_codec import (
@@ -41,12 +42,23 @@ from vllm_monitor.persistence.sqlite_file import (
     make_engine,
 )
 
-__all__ = ["OWN_ORIGIN", "SqlStore"]
+__all__ = ["EPOCH_KEY", "OWN_ORIGIN", "SqlStore"]
 
 OWN_ORIGIN = 1
 """The number that a store has among its own ``origins``."""
 
+EPOCH_KEY = "sealing_epoch"
+"""The fact of ``store_meta`` that counts how often rows were taken out of ``metrics``.
+
+A writer compares each scrape with the one before. Whoever takes rows out changes this number in the same
+transaction, and every writer begins new runs as soon as it sees another number.
+"""
+
 _MOST_RUNS = 2_000
+_NEXT_ROW = (
+    "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'metrics'),"
+    " (SELECT value FROM store_meta WHERE key = 'sealing_epoch')"
+)
 _INSERT_METRICS = (
     "INSERT INTO metrics (id, stream_id, kind, start_ms, end_ms, layout_id, previous_id, samples, payload, checksum)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -72,6 +84,9 @@ class SqlStore:
         now: Unix seconds, noted when the store is new.
     """
 
+    seals = True
+    """Whether hot rows are sealed into blocks; a class that says no keeps them until they expire."""
+
     def __init__(self, path: Path, config: PersistenceConfig, now: float) -> None:
         self.path = path
         self.engine: Engine = make_engine(path, config)
@@ -81,6 +96,7 @@ class SqlStore:
         self._closed = False
         self._identities = Identities()
         self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        self._epoch: str | None = None
         try:
             self._file_number = path.stat().st_ino
             self._writer: Connection = self.engine.connect().execution_options(begin="IMMEDIATE")
@@ -101,6 +117,8 @@ class SqlStore:
                 found = uuid.uuid4().hex
                 facts = {"store_id": found, "created_at": repr(now)}
                 self._writer.execute(insert(table), [{"key": key, "value": value} for key, value in facts.items()])
+            if self._writer.execute(select(table.c.value).where(table.c.key == EPOCH_KEY)).scalar() is None:
+                self._writer.execute(insert(table), {"key": EPOCH_KEY, "value": "0"})
             origins = schema.origins
             if self._writer.execute(select(origins.c.id).where(origins.c.id == OWN_ORIGIN)).first() is None:
                 self._writer.execute(insert(origins), {"id": OWN_ORIGIN, "store_id": found})
@@ -147,8 +165,7 @@ class SqlStore:
             self._add_loose(batch.loose, next_id, rows)
         if rows:
             self._raw.executemany(_INSERT_METRICS, rows)
-        for item in batch.rare:
-            self._upsert(item)
+        write_records(self._writer, batch.rare)
 
     def commit(self) -> None:
         """Make what was written durable."""
@@ -163,6 +180,9 @@ class SqlStore:
         transaction = self._writer.get_transaction()
         if transaction is not None:
             transaction.rollback()
+
+    def after_bulk_change(self) -> None:
+        """Told after others than the writer have changed much (an import, retention); for stores that keep copies."""
 
     def checkpoint_log(self) -> None:
         """Move what is in the write-ahead log into the file, as far as readers allow."""
@@ -186,10 +206,12 @@ class SqlStore:
         return sum(name.stat().st_size for name in names if name.exists())
 
     def _next_row_id(self) -> int:
-        # Within our write transaction nobody else takes numbers.
-        query = "SELECT seq FROM sqlite_sequence WHERE name = 'metrics'"
-        row = self._raw.execute(query).fetchone()
-        return 1 if row is None else int(row[0]) + 1
+        # Within our write transaction nobody else takes numbers, and nobody seals.
+        last_id, epoch = self._raw.execute(_NEXT_ROW).fetchone()
+        if epoch != self._epoch:
+            self._runs.clear()
+            self._epoch = epoch
+        return int(last_id or 0) + 1
 
     def _add_scrapes(self, scrapes: Sequence[Scrape], next_id: int, rows: list[_MetricsRow]) -> None:
         for scrape in scrapes:
@@ -235,15 +257,3 @@ class SqlStore:
             end_ms = max(times)
             checksum = row_checksum(LOOSE, stream_id, 0, 0, start_ms, end_ms, payload)
             rows.append((next_id + len(rows), stream_id, LOOSE, start_ms, end_ms, 0, 0, len(group), payload, checksum))
-
-    def _upsert(self, item: RareItem) -> None:
-        """Insert a rare record; the same id again replaces it, so writing again after a doubt is harmless."""
-        table = schema.metadata.tables[item.kind.table]
-        id_column = table.c[item.kind.id_field]
-        found = self._writer.execute(select(table).where(id_column == item.row[item.kind.id_field])).mappings().first()
-        if found is None:
-            self._writer.execute(insert(table), item.resolve(None))
-        else:
-            stored = {str(name): value for name, value in found.items()}
-            number = stored.pop("id")
-            self._writer.execute(table.update().where(table.c.id == number), item.resolve(stored))

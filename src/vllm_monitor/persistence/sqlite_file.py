@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.migrate import check_revision, revision_of, upgrade
+from vllm_monitor.persistence.sqlite_log import log_of
 
 __all__ = [
     "DATABASE_ERRORS",
@@ -25,7 +27,10 @@ __all__ = [
     "cause_of",
     "fault_of",
     "is_damaged",
+    "is_orphaned_log",
     "make_engine",
+    "make_one_file",
+    "open_for_reading",
     "prepare_file",
     "quarantine",
 ]
@@ -117,6 +122,20 @@ def make_engine(path: Path, config: PersistenceConfig) -> Engine:
     return engine
 
 
+def open_for_reading(path: Path, timeout_seconds: float) -> sqlite3.Connection:
+    """A connection that can only read, also beside a live writer; it leaves nothing behind.
+
+    Raises:
+        sqlite3.Error: As :func:`fault_of` tells apart.
+    """
+    log = log_of(path)
+    # Without a log nobody writes, and a folder that cannot be written has no room for SQLite's own shared memory.
+    options = "mode=ro" if log.exists() or os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+    connection = sqlite3.connect(_uri(path, options), uri=True, timeout=timeout_seconds, isolation_level=None)
+    connection.text_factory = _lenient_text
+    return connection
+
+
 def prepare_file(path: Path, config: PersistenceConfig) -> None:
     """Make the file if it is missing, check whose it is, and migrate it. The caller holds the store lock.
 
@@ -125,7 +144,11 @@ def prepare_file(path: Path, config: PersistenceConfig) -> None:
         StoreUnavailableError: When it is not ours.
         sqlite3.Error, DBAPIError, OSError: As :func:`fault_of` tells them apart.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if not path.exists():
+        # Never opened past SQLite once it is in use: closing it would drop every lock this process has on it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    elif not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if path.stat().st_uid == os.geteuid():
         path.chmod(0o600)
     if not check_revision(*_peek(path), str(path)):
@@ -147,11 +170,24 @@ def prepare_file(path: Path, config: PersistenceConfig) -> None:
         engine.dispose()
 
 
+def make_one_file(path: Path) -> None:
+    """Take the write-ahead log of a database that nobody uses into it, and leave no other file beside it.
+
+    Raises:
+        sqlite3.Error: As :func:`fault_of` tells them apart.
+    """
+    connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        connection.close()
+
+
 def _peek(path: Path) -> tuple[str | None, bool]:
     """The revision of a file and whether it has tables, without leaving a trace beside it."""
     if path.stat().st_size == 0:
         return None, False
-    has_log = path.with_name(f"{path.name}-wal").exists()
+    has_log = log_of(path).exists()
     connection = sqlite3.connect(_uri(path, "mode=ro" if has_log else "mode=ro&immutable=1"), uri=True)
     try:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -175,12 +211,21 @@ def is_damaged(path: Path) -> bool:
         return fault_of(error) is Fault.DAMAGED
 
 
+def is_orphaned_log(path: Path) -> bool:
+    """Whether a log lies there whose file is gone or empty; SQLite would remove it."""
+    log = log_of(path)
+    return log.is_file() and log.stat().st_size > 0 and not (path.exists() and path.stat().st_size)
+
+
 def quarantine(path: Path, now: float) -> Path:
-    """Rename a damaged file, with its log, so that it is kept for salvage. The caller holds the store lock."""
+    """Rename a damaged file, with its log, so that it is kept for salvage. The caller holds the store lock.
+
+    The name is returned also when only the log is there.
+    """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S")
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     number = 1
-    while aside.exists():
+    while aside.exists() or log_of(aside).exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
     for suffix in reversed(_SUFFIXES):

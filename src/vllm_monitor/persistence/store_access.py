@@ -14,12 +14,15 @@ from sqlalchemy import Connection
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import ConfigurationError, StoreUnavailableError
-from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.file_locks import Leases
 from vllm_monitor.persistence.live import LiveRings
 from vllm_monitor.persistence.loose_series import SeriesRegistry
+from vllm_monitor.persistence.maintenance import Maintainer
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Pending, RareItem
 from vllm_monitor.persistence.rare_kinds import EVENTS
+from vllm_monitor.persistence.salvage import SalvageReport
+from vllm_monitor.persistence.salvager import Salvager
 from vllm_monitor.persistence.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 from vllm_monitor.persistence.writer import Writer
@@ -46,11 +49,6 @@ class StoreAccess:
         synchronous: bool = False,
     ) -> None:
         self.config = config if config is not None else PersistenceConfig()
-        if self.config.backend is StorageBackend.JSON:
-            raise ConfigurationError(
-                "the JSON backend does not keep samples, checkpoints and events",
-                hint="Use StorageBackend.HYBRID (the default) or StorageBackend.SQLITE.",
-            )
         self._clock = clock if clock is not None else SystemClock()
         self._now = self._clock.now
         self._synchronous = synchronous
@@ -64,6 +62,8 @@ class StoreAccess:
             self._closed = self._ended = True
             raise error
         self._writer.start()
+        self._start_maintenance()
+        self._salvager.wake()
         atexit.register(self.close)
         _MANAGERS.add(self)
 
@@ -82,9 +82,15 @@ class StoreAccess:
             self._report_quarantine,
             threaded=not self._synchronous,
         )
+        self._salvager = Salvager(self.config, self._clock, self._report_salvage, threaded=not self._synchronous)
+        self._maintainer = Maintainer(self.config, self._clock, lambda: self._writer.store, self._writer.suspect_damage)
         self._known_series = self._registry.fast
         self._loose = self._pending.loose
         self._loose_mark = self.config.batch_size if self._synchronous else _CROWDED
+
+    def _start_maintenance(self) -> None:
+        if not self._synchronous:
+            self._maintainer.start()
 
     def _look(self, ask: Callable[[Batch, Connection | None, SeriesCatalogue], Answer]) -> Answer:
         """Ask memory and database as one; memory alone when the database cannot be read."""
@@ -132,6 +138,19 @@ class StoreAccess:
         )
         row = EVENTS.to_row(event)
         self._pending.add_rare(RareItem(EVENTS, row["event_id"], row))
+        self._salvager.wake()
+
+    def _report_salvage(self, report: SalvageReport) -> None:
+        event = Event(
+            timestamp=self._now(),
+            event_type="store_salvaged",
+            message=f"Of the damaged store {report.file} was recovered: {report.summary()}.",
+            severity=Severity.WARNING,
+            data={"file": report.file, "added": dict(report.added), "lost_rows": report.lost_rows},
+        )
+        row = EVENTS.to_row(event)
+        self._pending.add_rare(RareItem(EVENTS, row["event_id"], row))
+        self._writer.wake()
 
     def flush_all(self) -> bool:
         """Write everything that was saved before this call; whether all of it is durable now."""
@@ -147,6 +166,8 @@ class StoreAccess:
         self._closed = True
         atexit.unregister(self.close)
         _MANAGERS.discard(self)
+        self._salvager.close(self.config.durable_timeout_seconds)
+        self._maintainer.close(self.config.durable_timeout_seconds)
         self._writer.close(self.config.durable_timeout_seconds * CLOSE_TIMEOUT_FACTOR)
         self._leases.release_all()
         lost = len(self._pending)
@@ -164,7 +185,8 @@ class StoreAccess:
     def _after_fork_in_child(self) -> None:
         """Leave everything of the parent alone: its connection, its thread, its leases, its queues."""
         # SQLite connections must not even be closed on this side of a fork, so they are kept for good.
-        _INHERITED.append((self._writer, self._pending))
+        _INHERITED.append((self._writer, self._pending, self._maintainer))
+        self._maintainer.after_fork_in_child()
         self._counter_lock = threading.Lock()
         self._leases.after_fork_in_child()
         self._begin()
@@ -181,6 +203,7 @@ class StoreAccess:
             if self._dormant:
                 self._writer.open()
                 self._writer.start()
+                self._start_maintenance()
                 self._loose_mark = self.config.batch_size if self._synchronous else _CROWDED
                 self._dormant = False
 

@@ -20,6 +20,7 @@ Decimal, Fraction, UUID, complex       ``{"$decimal": text}``, ``{"$fraction": t
                                        ``{"$complex": [real, imag]}``
 Enum                                   ``{"$enum": [module, qualified name, member, value]}``
 numpy scalars                          the equal Python number
+:class:`Reference`                     ``{"$reference": number}``
 =====================================  ==========================================
 
 Decoding never imports and never runs code of the stored value: an enum is restored only when its class is
@@ -35,6 +36,7 @@ import pathlib
 import sys
 import zoneinfo
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
@@ -44,7 +46,7 @@ from uuid import UUID
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 
-__all__ = ["decode_value", "encode_value"]
+__all__ = ["Reference", "decode_value", "encode_value"]
 
 _HINT = "Store numbers, text, bytes, lists, tuples, sets, dicts, paths, dates, enums or None."
 _PLAIN_INT_LIMIT = 1 << 63
@@ -54,6 +56,13 @@ _PATHS: dict[str, type[pathlib.PurePath]] = {
     "PurePosixPath": pathlib.PurePosixPath,
     "PureWindowsPath": pathlib.PureWindowsPath,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Stands in a value for something that is kept beside it, by its number: ``{"$reference": number}``."""
+
+    number: int
 
 
 def encode_value(value: Any, *, on_unknown: Callable[[Any], str] | None = None) -> str:
@@ -119,6 +128,8 @@ def _to_json(value: Any, on_unknown: Callable[[Any], str] | None) -> Any:
         plain = value.item()
         if isinstance(plain, (bool, int, float, complex)):
             return _to_json(plain, on_unknown)
+    if isinstance(value, Reference):
+        return {"$reference": value.number}
     if on_unknown is not None:
         return _str_to_json(on_unknown(value))
     raise ValueNotStorableError(f"an object of type {type(value).__name__} cannot be stored", hint=_HINT)
@@ -253,4 +264,5 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "$uuid": UUID,
     "$complex": lambda content: complex(_from_json(content[0]), _from_json(content[1])),
     "$enum": _enum_from_json,
+    "$reference": lambda content: Reference(int(content)),
 }

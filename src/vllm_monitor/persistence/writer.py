@@ -255,6 +255,7 @@ class Writer:
         self.state.last_error = f"{type(error).__name__}: {error}"
         _LOG.error("something saved cannot be written, and was dropped", exc_info=error)
         for item in part.rare:
+            self._pending.forget(item)
             item.report(durable=False)
 
     def _maintain(self, store: SqlStore) -> None:

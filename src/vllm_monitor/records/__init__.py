@@ -28,6 +28,7 @@ from vllm_monitor.records.prediction import (
     FailurePrediction,
     PredictionConfidence,
     PredictionOutcome,
+    PredictionScore,
 )
 from vllm_monitor.records.request import RequestSummary
 from vllm_monitor.records.series import Layout, MetricKind, MetricType, Series, metric_type_of
@@ -62,6 +63,7 @@ __all__ = [
     "PluginRecord",
     "PredictionConfidence",
     "PredictionOutcome",
+    "PredictionScore",
     "ProbeFailure",
     "ProcessInfo",
     "ProcessObservation",

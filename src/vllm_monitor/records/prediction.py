@@ -8,7 +8,14 @@ from typing import Any
 
 from vllm_monitor.records.lifecycle import LifecycleState
 
-__all__ = ["FAILURE_TYPES", "FailurePattern", "FailurePrediction", "PredictionConfidence", "PredictionOutcome"]
+__all__ = [
+    "FAILURE_TYPES",
+    "FailurePattern",
+    "FailurePrediction",
+    "PredictionConfidence",
+    "PredictionOutcome",
+    "PredictionScore",
+]
 
 FAILURE_TYPES = (
     "engine_stall",
@@ -134,3 +141,37 @@ class FailurePattern:
     target: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     pattern_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionScore:
+    """How many predictions of one day, target, type and tenth of probability had one outcome.
+
+    Args:
+        day_start: Unix seconds at which the UTC day begins on which they were made.
+        target: The server's URL.
+        failure_type: What was predicted.
+        outcome: What became of them; ``OPEN`` are those that nobody has resolved, or ever will.
+        calibration_bin: Tenth of the probability, 0 to 9; ``None`` for a probability that is none.
+        predictions: How many.
+        probability_sum: Sum of their probabilities.
+        probability_square_sum: Sum of the squares of those.
+    """
+
+    day_start: float
+    target: str
+    failure_type: str
+    outcome: PredictionOutcome
+    calibration_bin: int | None
+    predictions: int
+    probability_sum: float
+    probability_square_sum: float
+
+    @property
+    def brier_sum(self) -> float | None:
+        """Sum of their squared errors; ``None`` where an outcome has none (open, mitigated, censored)."""
+        if self.outcome is PredictionOutcome.HAPPENED:
+            return self.predictions - 2 * self.probability_sum + self.probability_square_sum
+        if self.outcome is PredictionOutcome.DID_NOT_HAPPEN:
+            return self.probability_square_sum
+        return None

@@ -1,0 +1,129 @@
+"""check, export, import, retention and sql, as somebody in front of a terminal uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from array import array
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.running import run
+
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
+from vllm_monitor.records import Event, GuardrailPolicy, Layout, LifecycleState, Series, StateCheckpoint
+
+START = 1_700_000_000.0
+PAGE = Layout([Series("a_total", (("n", str(number)),)) for number in range(40)])
+
+
+def fill(folder: Path, *, backend: StorageBackend = StorageBackend.HYBRID, seal: bool = True) -> None:
+    """A store with noisy scrapes, so that a block fills several pages, and a few records."""
+    with PersistenceManager(PersistenceConfig(storage_dir=folder, backend=backend), synchronous=True) as store:
+        for second in range(400):
+            values = array("d", [(second * 7919 + column * 104729) % 1000003 / 7 for column in range(40)])
+            store.save_scrape(PAGE, values, timestamp=START + second, target="http://a")
+        for number in range(30):
+            checkpoint = StateCheckpoint(
+                START + number, LifecycleState.SERVING, None, None, {"model": "m" * 200}, {}, {}, target="http://a"
+            )
+            store.save_checkpoint(checkpoint)
+        store.save_event(Event(timestamp=START, event_type="note", message="hello"))
+        store.save_guardrails([GuardrailPolicy("g", "d", "x > 1")])
+        if seal:
+            store.run_maintenance(seal_all=True)
+
+
+def counts(folder: Path) -> dict[str, Any]:
+    statistics = json.loads(run("stats", "--json", "--storage-dir", folder).stdout)
+    return {name: number for name, number in statistics["counts"].items() if name not in ("metric_rows", "blocks")}
+
+
+@pytest.mark.parametrize("backend", list(StorageBackend))
+def test_export_and_import_twice(tmp_path: Path, backend: StorageBackend) -> None:
+    fill(tmp_path / "one", backend=backend)
+    run("export", tmp_path / "archive", "--storage-dir", tmp_path / "one")
+    found = []
+    for _ in range(2):
+        run("import", tmp_path / "archive", "--storage-dir", tmp_path / "two")
+        found.append(counts(tmp_path / "two"))
+    assert found[0] == found[1]
+    assert found[0]["metrics"] == 400 * 40
+    assert found[0]["checkpoints"] == 30
+    assert run("check", "--storage-dir", tmp_path / "two").stdout.splitlines()[-1].startswith("ok")
+
+
+def pages_with(path: Path, text: bytes) -> list[int]:
+    data = path.read_bytes()
+    return [number for number in range(len(data) // 4096) if text in data[number * 4096 : (number + 1) * 4096]]
+
+
+def test_check_names_what_is_damaged_and_the_store_still_opens(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    path = tmp_path / "store" / "monitor.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        block, payload = connection.execute("SELECT id, payload FROM blocks").fetchone()
+        (victim,) = connection.execute(
+            "SELECT checkpoint_id FROM checkpoints WHERE timestamp = ?", (START + 7,)
+        ).fetchone()
+    inside = payload[len(payload) // 2 : len(payload) // 2 + 64]
+    (block_page,) = pages_with(path, inside)
+    with path.open("r+b") as file:
+        file.seek(block_page * 4096)
+        file.write(os.urandom(4096))
+        data = path.read_bytes()
+        file.seek(data.index(victim.encode(), data.index(b"m" * 200)) + 60)
+        file.write(os.urandom(16))
+    done = run("check", "--storage-dir", tmp_path / "store", check=1)
+    assert f"block {block}" in done.stdout
+    assert victim in done.stdout
+    assert "http://a" in done.stdout
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "store")) as store:
+        store.save_event(Event(timestamp=START, event_type="alive", message="still here"))
+        assert store.get_events(event_type="alive")
+
+
+def test_check_in_json(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    report = json.loads(run("check", "--json", "--storage-dir", tmp_path / "store").stdout)
+    assert report["ok"]
+    assert report["findings"] == []
+    assert sum(report["verified"].values()) > 30
+
+
+def test_retention(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    run("retention", "--storage-dir", tmp_path / "store", check=2)
+    report = json.loads(run("retention", "--yes", "--json", "--storage-dir", tmp_path / "store").stdout)
+    assert report["bytes_after"] < report["bytes_before"]
+    assert counts(tmp_path / "store")["metrics"] == 0
+
+
+def test_sql(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    where = ("--storage-dir", tmp_path / "store")
+    (row,) = run("sql", "SELECT count(*) AS n, min(state) AS s FROM checkpoints", *where, "--json").stdout.splitlines()
+    assert json.loads(row) == {"n": 30, "s": "serving"}
+    done = run("sql", "SELECT count(*) FROM samples", *where, "--samples", "a_total", "--csv")
+    assert done.stdout.splitlines()[1] == "16000"
+    assert "serving" in run("sql", "SELECT DISTINCT state FROM checkpoints", *where).stdout
+    for statement in (
+        "DELETE FROM checkpoints",
+        "DROP TABLE events",
+        "UPDATE events SET message = ''",
+        "SELECT nonsense",
+    ):
+        done = run("sql", statement, *where, check=2)
+        assert "hint" in done.stderr
+    assert counts(tmp_path / "store")["checkpoints"] == 30
+
+
+@pytest.mark.parametrize("command", [["check"], ["sql", "SELECT 1"], ["export", "x"], ["retention", "--yes"]])
+def test_no_store_is_made_by_looking(tmp_path: Path, command: list[str]) -> None:
+    done = run(*command, "--storage-dir", tmp_path / "nothing", check=2)
+    assert "there is no store" in done.stderr
+    assert not (tmp_path / "nothing").exists()

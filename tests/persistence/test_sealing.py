@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, sealing
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, scrape_sealing, sealing
 from vllm_monitor.persistence.blocks import codec
 from vllm_monitor.persistence.maintenance_lock import MaintenanceLock
 from vllm_monitor.records import Layout, MetricKind, Series
@@ -189,20 +189,20 @@ def test_rows_that_build_on_sealed_ones_stand_alone(open_store: OpenStore) -> No
     assert values_of(store) == list(range(130))
 
 
-@pytest.mark.parametrize("step", ["_replace", "_let_stand_alone"])
+@pytest.mark.parametrize("step", ["replace_rows", "_let_stand_alone"])
 def test_a_failure_at_any_step_changes_nothing(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     store = open_store(synchronous=True)
     fill(store, 50)
     store.flush_all()
-    original = getattr(sealing, step)
+    original = getattr(scrape_sealing, step)
 
     def fail(*arguments: Any) -> None:
         original(*arguments)
         raise OSError("no")
 
-    monkeypatch.setattr(sealing, step, fail)
+    monkeypatch.setattr(scrape_sealing, step, fail)
     before = rows_of(store, "SELECT * FROM metrics")
     with pytest.raises(OSError, match="no"):
         store.run_maintenance(seal_all=True)
@@ -223,7 +223,7 @@ def test_a_block_that_does_not_come_back_is_not_stored(open_store: OpenStore, mo
         bits[7, 1] ^= 1
         return encode(times, sequences, bits, series, **options)
 
-    monkeypatch.setattr(sealing, "encode_block", forge)
+    monkeypatch.setattr(scrape_sealing, "encode_block", forge)
     with pytest.raises(StoreDamagedError, match="does not come back"):
         store.run_maintenance(seal_all=True)
     assert values_of(store, "g") == [-number / 7 for number in range(50)]
@@ -245,7 +245,7 @@ def test_rows_that_somebody_else_took_are_not_sealed_twice(
         other.run_maintenance(seal_all=True)
         return encode(*arguments, **options)
 
-    monkeypatch.setattr(sealing, "encode_block", meanwhile)
+    monkeypatch.setattr(scrape_sealing, "encode_block", meanwhile)
     with pytest.raises(StoreUnavailableError, match="somebody else"):
         store.run_maintenance(seal_all=True)
     assert values_of(store) == values_of(store, "x") == list(range(50))

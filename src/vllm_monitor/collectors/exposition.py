@@ -86,21 +86,15 @@ class PageParser:
     def _parse_changes(self, lines: list[bytes], *, may_be_long: bool) -> ParsedPage | None:
         """The page, when it differs from the previous one in nothing but values."""
         changed = list(map(ne, lines, self._lines))
+        new, prefixes = list(compress(lines, changed)), list(compress(self._prefixes, changed))
+        read = None if may_be_long else _read_together(new, prefixes)
+        if read is None:
+            read = _read_one_by_one(new, prefixes)
+        if read is None:
+            return None
         values = self._page.values[:]
-        for line, prefix, column in zip(
-            compress(lines, changed), compress(self._prefixes, changed), compress(self._columns, changed), strict=True
-        ):
-            if not line.startswith(prefix) or (may_be_long and len(line) > MAX_LINE_BYTES):
-                return None
-            rest = line[len(prefix) :]
-            try:
-                # Underscores are Python's; everything else that float() reads is a number on a page, too.
-                values[column] = float(rest) if b"_" not in rest else parse_rest(rest)
-            except ValueError:
-                try:
-                    values[column] = parse_rest(rest)
-                except ValueError:
-                    return None
+        for column, value in zip(compress(self._columns, changed), read, strict=True):
+            values[column] = value
         self._lines = lines
         page = self._page
         self._page = ParsedPage(page.layout, values, page.malformed_lines, page.truncated)
@@ -173,6 +167,46 @@ class PageParser:
         if len(layout.series) == len(series) and all(a is b for a, b in zip(layout.series, series, strict=True)):
             return layout
         return intern_layout(series)
+
+
+def _read_together(lines: list[bytes], prefixes: list[bytes]) -> list[float] | None:
+    """The values of lines that begin with these prefixes; ``None`` when one needs a closer look.
+
+    No line costs a step of Python's here: that is half the time of a page on which hundreds of values change.
+    """
+    if not all(map(bytes.startswith, lines, prefixes)):
+        return None
+    rests = list(map(bytes.removeprefix, lines, prefixes))
+    # Underscores are Python's; everything else that float() reads is a number on a page, too.
+    if b"_" in b"".join(rests):
+        return None
+    try:
+        return list(map(float, rests))
+    except ValueError:
+        return None
+
+
+def _read_one_by_one(lines: list[bytes], prefixes: list[bytes]) -> list[float] | None:
+    """The same for lines with timestamps and exemplars, too; ``None`` when the series have changed."""
+    values = []
+    for line, prefix in zip(lines, prefixes, strict=True):
+        if not line.startswith(prefix) or len(line) > MAX_LINE_BYTES:
+            return None
+        rest = line[len(prefix) :]
+        try:
+            values.append(_read_value(rest))
+        except ValueError:
+            return None
+    return values
+
+
+def _read_value(rest: bytes) -> float:
+    if b"_" not in rest:
+        try:
+            return float(rest)
+        except ValueError:
+            pass  # it may have a timestamp or an exemplar
+    return parse_rest(rest)
 
 
 _interned: weakref.WeakValueDictionary[str, Layout] = weakref.WeakValueDictionary()

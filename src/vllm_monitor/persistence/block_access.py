@@ -41,6 +41,10 @@ _OVERLAPPING = select(*_HEAD, func.length(_table.c.payload)).where(
 )
 _IN_ORDER = StoreQuery(_OVERLAPPING.order_by(_table.c.start_ms, _table.c.id))
 _NEWEST_FIRST = StoreQuery(_OVERLAPPING.order_by(_table.c.end_ms.desc(), _table.c.id.desc()))
+_PAYLOAD = {
+    table.name: StoreQuery(select(table.c.payload).where(table.c.id == bindparam("id")))
+    for table in (schema.blocks, schema.rollups)
+}
 _WHOLE = StoreQuery(select(_table).where(_table.c.id == bindparam("id")))
 
 
@@ -97,7 +101,7 @@ def open_payload(connection: Connection, table: Table, row_id: int, size: int) -
     The one place that knows how a database reads a part of a large value.
     """
     if size <= _SMALL_BYTES:
-        (payload,) = connection.execute(select(table.c.payload).where(table.c.id == row_id)).one()
+        ((payload,),) = _PAYLOAD[table.name].rows(connection, id=row_id)
         if not isinstance(payload, bytes):
             raise _not_what_it_says(f"row {row_id} of {table.name}")
         yield lambda offset, length: payload[offset : offset + length]

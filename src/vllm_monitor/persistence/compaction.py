@@ -22,7 +22,7 @@ from vllm_monitor.persistence.identities import layout_of_series
 from vllm_monitor.persistence.matrices import join_matrices
 from vllm_monitor.persistence.rollup_joining import OldRollup, coarsen, join_rollups, joinable, read_rollup
 from vllm_monitor.persistence.rollups import MINUTE_SECONDS, TEN_MINUTES_SECONDS, rollup_row
-from vllm_monitor.persistence.sealing import encode_loose, matrix_of_block, method_of, series_of
+from vllm_monitor.persistence.sealing_rows import encode_loose, matrix_of_block, method_of, series_of
 from vllm_monitor.persistence.short_transactions import ShortTransactions
 
 __all__ = ["Compacted", "Compactor"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,14 +28,14 @@ class Part(NamedTuple):
         times_ms: Unix milliseconds.
         values: float64 of each.
         origin: The store where they first arrived.
-        sequences: The row of each, there.
+        sequences: The row of each, there; or how to find out, since it matters only where times are equal.
         position: The place in the row: of each, or of all.
     """
 
     times_ms: NDArray[np.int64]
     values: NDArray[np.float64]
     origin: int
-    sequences: NDArray[np.int64]
+    sequences: NDArray[np.int64] | Callable[[], NDArray[np.int64]]
     position: NDArray[np.int64] | int
 
 
@@ -68,7 +68,9 @@ class Gathered:
 
     def _order(self, times: NDArray[np.int64]) -> NDArray[np.intp]:
         origins = np.concatenate([np.full(len(part.times_ms), part.origin, dtype=np.int64) for part in self.parts])
-        sequences = np.concatenate([part.sequences for part in self.parts])
+        sequences = np.concatenate(
+            [part.sequences() if callable(part.sequences) else part.sequences for part in self.parts]
+        )
         positions = np.concatenate(
             [np.broadcast_to(np.asarray(part.position, dtype=np.int64), len(part.times_ms)) for part in self.parts]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from vllm_monitor.persistence.selection import EARLIEST_MS, LATEST_MS, Columns, 
 __all__ = ["SealedSamples"]
 
 _LOG = logging.getLogger(__name__)
+
+_Rows = NDArray[np.intp] | slice
+_There = NDArray[np.bool_] | slice
 
 
 class SealedSamples:
@@ -105,23 +109,28 @@ class SealedSamples:
         if not columns:
             return
         with self._open(head) as block:
-            times, sequences = block.reader.times_ms(), block.reader.sequences()
+            times = block.reader.times_ms()
             check_times(head, times)
             wanted = [column for column, _ in columns]
             values = block.reader.columns(wanted).view(np.float64)
             present = block.reader.present(wanted)
         if head.start_ms >= self._selector.start_ms and head.end_ms <= self._selector.end_ms:
-            rows: slice | NDArray[np.intp] = slice(None)
+            rows: _Rows = slice(None)
         else:
             rows = np.flatnonzero(self._in_time(times))
-        times, sequences, values = times[rows], sequences[rows], values[rows]
+        times, values = times[rows], values[rows]
         for place, (column, stored) in enumerate(columns):
-            when, of_column, arrived = times, values[:, place], sequences
+            there: _There = slice(None)
             if present is not None:
                 there = present[rows, place]
-                if not there.all():
-                    when, of_column, arrived = times[there], of_column[there], sequences[there]
-            gathering.add(stream.target, stored, Part(when, of_column, head.origin_id, arrived, column))
+            arrived = partial(self._sequences, head, rows, there)
+            gathering.add(
+                stream.target, stored, Part(times[there], values[there, place], head.origin_id, arrived, column)
+            )
+
+    def _sequences(self, head: BlockHead, rows: _Rows, there: _There) -> NDArray[np.int64]:
+        with self._open(head) as block:
+            return block.reader.sequences()[rows][there]
 
     def _gather_loose(self, stream: Stream, head: BlockHead, gathering: Gathering) -> None:
         if not self._scope.has_match(stream):

@@ -41,6 +41,7 @@ from vllm_monitor.persistence.sqlite_file import (
     fault_of,
     make_engine,
 )
+from vllm_monitor.persistence.store_query import StoreQuery
 
 __all__ = ["EPOCH_KEY", "OWN_ORIGIN", "SqlStore"]
 
@@ -54,6 +55,7 @@ A writer compares each scrape with the one before. Whoever takes rows out change
 transaction, and every writer begins new runs as soon as it sees another number.
 """
 
+_PIN = StoreQuery(select(schema.store_meta.c.key).limit(1))
 _MOST_RUNS = 2_000
 _NEXT_ROW = (
     "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'metrics'),"
@@ -142,7 +144,7 @@ class SqlStore:
                 raise StoreUnavailableError(f"{self.path} was just closed", hint="It is opened again by itself.")
             connection = self.engine.connect()
         try:
-            connection.execute(select(schema.store_meta.c.key).limit(1)).first()
+            _PIN.rows(connection)
         except BaseException:
             self.release(connection)
             raise

@@ -42,10 +42,11 @@ def test_doors_can_be_imported() -> None:
 
 
 def test_dependencies() -> None:
-    required = project()["project"]["dependencies"] + project()["project"]["optional-dependencies"]["gpu"]
+    extras = project()["project"]["optional-dependencies"]
+    required = project()["project"]["dependencies"] + extras["gpu"] + extras["parquet"]
     names = {re.split(r"[<>=!~;\[ ]", requirement)[0] for requirement in required}
     documented = {name for row in table_rows(section(PAGE, "Dependencies"))[1:] for name in code_spans(row[0])}
-    assert documented - {"gpu"} == names
+    assert documented - {"gpu", "parquet"} == names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import threading
 import time
+import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +42,7 @@ from vllm_monitor.records import (
 OpenStore = Callable[..., PersistenceManager]
 _BASE = time.time() // 60 * 60 - 3600  # young enough for retention
 _OLDEST_STORE = Path(__file__).parents[1] / "data" / "stores" / "0001.db.gz"
+_RETENTIONS = [f"{kind}_retention_days" for kind in ("checkpoint", "prediction", "alert", "event", "request")]
 _TARGET = "http://vllm:8000"
 
 
@@ -87,15 +89,18 @@ def test_an_archive_carries_everything_between_backends(
 
 @pytest.mark.slow
 @given(one_of_each())
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_records_come_back_to_the_bit(tmp_path: Path, records: list[Any]) -> None:
-    first = PersistenceConfig(storage_dir=tmp_path / "first")  # one for all examples
-    second = PersistenceConfig(storage_dir=tmp_path / "second")
+    # Stores of their own for every example (an id may come again), that keep times of all ages.
+    folder = tmp_path / uuid.uuid4().hex
+    kept: dict[str, Any] = dict.fromkeys(_RETENTIONS, 1e9)
+    first = PersistenceConfig(storage_dir=folder / "first", **kept)
+    second = PersistenceConfig(storage_dir=folder / "second", **kept)
     with PersistenceManager(first, synchronous=True) as origin, PersistenceManager(second, synchronous=True) as copy:
         for record in records:
             enqueue(origin, record)
-        origin.export_data(tmp_path / "archive")  # replaces the one before
-        copy.import_data(tmp_path / "archive")
+        origin.export_data(folder / "archive")
+        copy.import_data(folder / "archive")
         stored = {name: typed(record) for name, record in everything(origin).items()}
         assert {name: typed(record) for name, record in everything(copy).items()} == stored
 

@@ -473,7 +473,7 @@ def test_a_file_not_made_for_it_keeps_its_size_and_stays_usable(tmp_path: Path) 
 
 def test_the_store_s_own_verbs_do_it_all(open_store: OpenStore, tmp_path: Path) -> None:
     clock = ManualClock(NOW)
-    store = open_store(synchronous=True, clock=clock, block_scrapes=50)
+    store = open_store(synchronous=True, clock=clock, block_scrapes=50, cold_after_seconds=1e9)
     for number in range(500):
         store.save_scrape(PAGE, array("d", [number, number / 3]), timestamp=NOW + number, target="t")
     store.run_maintenance(seal_all=True)

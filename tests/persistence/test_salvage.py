@@ -112,6 +112,7 @@ def test_all_of_a_whole_file_comes_back_and_nothing_else(config: PersistenceConf
     assert report.added["checkpoints"] == 40
     assert report.added["samples"] == len(WIDE) * (30 + 600) + 30
     assert aside.read_bytes() == kept
+    assert {path.name for path in aside.parent.glob(f"{aside.name}*")} == {aside.name, report_path(aside).name}
     assert check_store(config).ok
     assert waiting_files(config) == []
     assert reports_in(config) == [report]

@@ -129,12 +129,14 @@ def _ago(timestamp: float | None, now: float) -> str:
 def _readable(name: str, value: Any) -> str:
     from vllm_monitor.terminal.format import byte_count, iso_time
 
-    if value is None or value == "" or value == []:
+    if value is None or value == "" or value == [] or value == {}:
         return "-"
-    if name in ("oldest", "newest", "last_flush"):
+    if name in ("oldest", "newest", "last_flush", "last_run"):
         return iso_time(value)
     if name == "bytes":
         return f"{byte_count(value)} ({value:,})"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -155,7 +157,7 @@ def stats(storage_dir: StorageDirOption = None, json: JsonOption = False) -> Non
     for name, value in statistics.items():
         if isinstance(value, dict):
             for key, inner in value.items():
-                table.add_row(escape(f"{name}: {key}"), escape(f"{inner:,}"))
+                table.add_row(escape(clean(f"{name}: {key}")), escape(clean(_readable(key, inner))))
         else:
-            table.add_row(escape(name), escape(_readable(name, value)))
+            table.add_row(escape(name), escape(clean(_readable(name, value))))
     Console().print(table)

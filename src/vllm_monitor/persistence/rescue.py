@@ -62,7 +62,7 @@ def _take_names_from_indexes(damaged: Path, into: RescuedStore) -> None:
     if not damaged.is_file():
         return
     try:
-        with closing(open_for_reading(damaged, _TIMEOUT_SECONDS)) as connection:
+        with closing(open_for_reading(damaged, _TIMEOUT_SECONDS, is_in_use=False)) as connection:
             for table, columns in _REPEATED_BY_INDEX.items():
                 for rowid, values in DamagedTable(connection, table, columns).names().items():
                     row = {"id": rowid, **dict(zip(columns, values, strict=True))}

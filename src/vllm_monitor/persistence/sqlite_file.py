@@ -122,15 +122,24 @@ def make_engine(path: Path, config: PersistenceConfig) -> Engine:
     return engine
 
 
-def open_for_reading(path: Path, timeout_seconds: float) -> sqlite3.Connection:
-    """A connection that can only read, also beside a live writer; it leaves nothing behind.
+def open_for_reading(path: Path, timeout_seconds: float, *, is_in_use: bool = True) -> sqlite3.Connection:
+    """A connection that can only read.
+
+    Args:
+        path: The file.
+        timeout_seconds: How long it waits for locks.
+        is_in_use: Whether others may write meanwhile. SQLite then makes an empty log and its shared memory when
+            there are none; the next writer removes them. Otherwise nothing is made, and a log that has something
+            in it is still read.
 
     Raises:
         sqlite3.Error: As :func:`fault_of` tells apart.
     """
     log = log_of(path)
-    # Without a log nobody writes, and a folder that cannot be written has no room for SQLite's own shared memory.
-    options = "mode=ro" if log.exists() or os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+    has_log = log.exists() and log.stat().st_size > 0
+    # A folder that cannot be written has no room for shared memory; without a log nobody writes there either.
+    is_free = not has_log and (not is_in_use or not os.access(path.parent, os.W_OK))
+    options = "mode=ro&immutable=1" if is_free else "mode=ro"
     connection = sqlite3.connect(_uri(path, options), uri=True, timeout=timeout_seconds, isolation_level=None)
     connection.text_factory = _lenient_text
     return connection

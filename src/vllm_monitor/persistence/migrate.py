@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
 
 from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
-from vllm_monitor.persistence.schema import HEAD_REVISION
+from vllm_monitor.persistence.schema import HEAD_REVISION, metadata
 
-__all__ = ["check_revision", "revision_of", "upgrade"]
+__all__ = ["check_revision", "create", "revision_of", "upgrade"]
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -49,6 +49,18 @@ def revision_of(connection: Connection) -> tuple[str | None, bool]:
     if "alembic_version" not in names:
         return None, bool(names)
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar(), True
+
+
+def create(connection: Connection) -> None:
+    """Make all tables at once in an empty database, inside the caller's transaction.
+
+    The same as all migrations one after the other (a test compares them), without loading Alembic.
+    """
+    metadata.create_all(connection)
+    number = Column("version_num", String(32), nullable=False)
+    version = Table("alembic_version", MetaData(), number, PrimaryKeyConstraint(number, name="alembic_version_pkc"))
+    version.create(connection)
+    connection.execute(insert(version), {"version_num": HEAD_REVISION})
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
-from vllm_monitor.persistence.migrate import check_revision, revision_of, upgrade
+from vllm_monitor.persistence.migrate import check_revision, create, revision_of, upgrade
 from vllm_monitor.persistence.sqlite_log import log_of
 
 __all__ = [
@@ -173,8 +173,9 @@ def prepare_file(path: Path, config: PersistenceConfig) -> None:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
             with connection.begin():
                 # Looked at again under the write lock: another process may have migrated it meanwhile.
-                if check_revision(*revision_of(connection), str(path)):
-                    upgrade(connection)
+                revision, has_tables = revision_of(connection)
+                if check_revision(revision, has_tables, str(path)):
+                    (upgrade if has_tables else create)(connection)
     finally:
         engine.dispose()
 

@@ -22,7 +22,12 @@ from vllm_monitor.records import GuardrailPolicy
 OpenStore = Callable[..., PersistenceManager]
 MOUNT, UMOUNT = shutil.which("mount"), shutil.which("umount")
 BASE = float(int(time.time()) - 200_000)
-BUSY = {"block_scrapes": 40, "cold_after_seconds": 0.0, "maintenance_interval_seconds": 0.05}
+BUSY = {
+    "block_scrapes": 40,
+    "cold_after_seconds": 0.0,
+    "maintenance_interval_seconds": 0.05,
+    "flush_interval_seconds": 0.3,
+}
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_rare_records_of_every_kind_wait_for_room(disk: Path, open_store: OpenSt
 
 
 def test_a_model_waits_for_room_and_the_older_one_stays_whole(disk: Path, open_store: OpenStore) -> None:
-    store = open_store(storage_dir=disk / "store", durable_timeout_seconds=0.3)
+    store = open_store(storage_dir=disk / "store", durable_timeout_seconds=0.3, flush_interval_seconds=0.3)
     model = DEEDS["model"]
     model.do(store, "l", 1)
     ballast = fill_up(disk)
@@ -145,7 +150,9 @@ def test_a_model_waits_for_room_and_the_older_one_stays_whole(disk: Path, open_s
 
 @pytest.mark.parametrize("backend", ["hybrid", "sqlite"])
 def test_documents_are_never_half_written(disk: Path, open_store: OpenStore, backend: str) -> None:
-    store = open_store(storage_dir=disk / "store", durable_timeout_seconds=0.3, backend=backend)
+    store = open_store(
+        storage_dir=disk / "store", durable_timeout_seconds=0.3, flush_interval_seconds=0.3, backend=backend
+    )
     store.save_guardrails([GuardrailPolicy(f"g{number}", "before", "x > 1") for number in range(200)])
     ballast = fill_up(disk)
     store.save_guardrails([GuardrailPolicy(f"g{number}", "after " * 100, "x > 1") for number in range(200)])

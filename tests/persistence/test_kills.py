@@ -35,10 +35,12 @@ class Killing:
     Args:
         folder: Where their stores are.
         at_once: How many live at the same time.
+        pace: Share of the longest time that they live.
     """
 
     folder: Path
     at_once: int
+    pace: float = 1.0
     context: Any = field(default_factory=nursery)
     kills: Counter[str] = field(default_factory=Counter)
     acknowledged: Counter[str] = field(default_factory=Counter)
@@ -69,7 +71,7 @@ class Killing:
             victim = Victim(folder, label, job, base, settings)
             # Some of them while they open the store, the others at work.
             is_at_work = random.random() < (0.3 if job == "migrate" else 0.75)
-            killed_at = self._kill(victim, random.random() * LONGEST_SECONDS[job], is_at_work=is_at_work)
+            killed_at = self._kill(victim, random.random() * LONGEST_SECONDS[job] * self.pace, is_at_work=is_at_work)
             found = checkers.submit(victim.check, killed_at).result()
             self.acknowledged.update(found)
             self.kills[job] += 1
@@ -169,6 +171,6 @@ def test_kill_9_at_two_hundred_random_moments(tmp_path: Path) -> None:
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    killing = Killing(tmp_path, at_once=3)
+    killing = Killing(tmp_path, at_once=3, pace=0.25)
     killing.run([("write", "write", 2, {}), ("retain", "retain", 1, SQLITE), ("migrate", "migrate", 1, FOR_EVER)])
     assert killing.kills.total() == 4

@@ -244,3 +244,27 @@ def test_a_quantile_by_hand(day: PersistenceManager) -> None:
 def test_questions_without_a_meaning(open_store: OpenStore, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         open_store(synchronous=True).query_range("x", **wrong)
+
+
+def test_a_gap_is_nobodys_growth(tmp_path: Path) -> None:
+    """Five minutes apart are neighbours, six are not; within a block and between two."""
+    happened: list[tuple[Any, ...]] = [("scrape", 0, seconds, [value] * 5) for seconds, value in (
+        (0.0, 1.0), (300.0, 5.0), (360.0, 100.0), (30.0, 101.0), (361.0, 500.0), (10.0, 3.0), (400.0, 4.0)
+    )]  # fmt: skip
+    one = Played(tmp_path, happened)
+    for _ in range(2):
+        check_buckets(one.store, one.model, 60_000, "increase")
+        (found,) = one.store.query_range("a_total", step_seconds=60, aggregation="increase")
+        assert found.values.sum() == 4 + 1 + 3
+        one.grow_cold()
+    one.store.close()
+
+
+def test_equal_times_of_alternating_layouts_stay_in_order_of_arrival(tmp_path: Path) -> None:
+    happened = [("scrape", number % 2, 0.0, [float(number)] * 5) for number in range(13)]
+    one = Played(tmp_path, happened)
+    for step in ("flush", "maintain", "seal"):
+        check_samples(one.store, one.model)
+        one.play((step,))
+    check_samples(one.store, one.model)
+    one.store.close()

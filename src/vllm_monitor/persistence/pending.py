@@ -19,7 +19,7 @@ from vllm_monitor.persistence.rare_rows import RareKind, Row
 from vllm_monitor.persistence.sample_values import SampleValue
 from vllm_monitor.records import Layout
 
-__all__ = ["Batch", "LooseSample", "LooseSeries", "Pending", "RareItem", "Scrape"]
+__all__ = ["Batch", "LooseSample", "LooseSeries", "Pending", "RareItem", "RawSample", "Scrape"]
 
 MOST_LOOSE_SAMPLES = 500_000  # some 70 MB
 MOST_SCRAPE_BYTES = 64 << 20
@@ -51,7 +51,7 @@ class LooseSeries:
     metric_name: str
     tags: dict[str, Any]
     tags_json: str
-    newest: LooseSample | None = None
+    newest: RawSample | None = None
 
 
 class LooseSample(NamedTuple):
@@ -61,6 +61,10 @@ class LooseSample(NamedTuple):
     time_ms: int
     value: SampleValue
     metadata_json: str | None
+
+
+RawSample = tuple[LooseSeries, int, SampleValue, str | None]
+"""A :class:`LooseSample` as it is queued: making the named form costs the caller as much as all the rest."""
 
 
 class Scrape(NamedTuple):
@@ -151,7 +155,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.view_lock = threading.Lock()
-        self.loose: deque[LooseSample] = deque()
+        self.loose: deque[RawSample] = deque()
         self.dropped = {
             "samples": 0,
             "scrapes": 0,
@@ -208,7 +212,7 @@ class Pending:
         with self.view_lock, self._queue_lock:
             batch = Batch(
                 scrapes=_pop(self._scrapes, _SCRAPES_PER_BATCH),
-                loose=_pop(self.loose, most_loose),
+                loose=list(map(LooseSample._make, _pop(self.loose, most_loose))),
                 rare=_pop(self._rare, _RARE_PER_BATCH),
             )
             self._scrape_bytes -= sum(map(_size_of, batch.scrapes))
@@ -259,7 +263,7 @@ class Pending:
         with self._queue_lock:
             return Batch(
                 scrapes=[*self._in_flight.scrapes, *self._scrapes],
-                loose=[*self._in_flight.loose, *self.loose.copy()],
+                loose=[*self._in_flight.loose, *map(LooseSample._make, self.loose.copy())],
                 rare=[*self._in_flight.rare, *self._rare, *self._requests],
             )
 

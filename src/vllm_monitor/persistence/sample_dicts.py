@@ -61,7 +61,8 @@ def loose_to_dict(series: LooseSeries) -> SampleDict | None:
     newest = series.newest
     if newest is None:
         return None
-    return _sample_dict(series.target, loose_as_stored(series), newest.time_ms, newest.value, newest.metadata_json)
+    _, time_ms, value, metadata_json = newest
+    return _sample_dict(series.target, loose_as_stored(series), time_ms, value, metadata_json)
 
 
 def _sample_dict(

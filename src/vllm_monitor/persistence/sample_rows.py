@@ -9,12 +9,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from sqlalchemy import Connection, select
 
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.loose_codec import LooseRow, decode_loose
-from vllm_monitor.persistence.scrape_codec import KEYFRAME, LOOSE, Bits, decode_scrape, row_checksum
+from vllm_monitor.persistence.scrape_codec import KEYFRAME, LOOSE, Bits, decode_run, decode_scrape, row_checksum
 from vllm_monitor.persistence.text_column import from_text_column
 from vllm_monitor.persistence.value_codec import decode_value
 from vllm_monitor.records import MetricKind, Series
@@ -194,22 +195,19 @@ class RowDecoder:
 
     def scrapes(self, rows: Sequence[MetricsRow]) -> Iterator[DecodedScrape]:
         """The scrapes among the rows of one stream, which are ordered by id."""
-        known: dict[int, Bits] = {}
-        present = {row.id for row in rows}
-        for row in rows:
-            if row.kind == LOOSE:
-                continue
+        decoded: dict[int, Bits] = {}
+        scrapes = [row for row in rows if row.kind != LOOSE]
+        for chain in _chains(scrapes):
             try:
-                if row.previous_id and row.previous_id not in known:
-                    if row.previous_id in present:
-                        raise StoreDamagedError("the row before is damaged", hint="Run the store's check.")
-                    known[row.previous_id] = self._bits_of(row.previous_id)
-                bits = self._decode(row, known.pop(row.previous_id, None))
+                decoded.update(zip((row.id for row in chain), self._decode_chain(chain), strict=True))
             except StoreDamagedError:
+                decoded.update(self._decode_as_far_as_good(chain))
+        for row in scrapes:
+            bits = decoded.get(row.id)
+            if bits is None:
                 self.damaged += 1
-                continue
-            known[row.id] = bits
-            yield DecodedScrape(row.id, row.start_ms, row.layout_id, bits)
+            else:
+                yield DecodedScrape(row.id, row.start_ms, row.layout_id, bits)
 
     def loose(self, rows: Sequence[MetricsRow]) -> Iterator[tuple[int, LooseRow]]:
         """The rows of single samples among the rows, with their ids."""
@@ -221,6 +219,30 @@ class RowDecoder:
                 yield row.id, decode_loose(row.payload, row.start_ms)
             except StoreDamagedError:
                 self.damaged += 1
+
+    def _decode_chain(self, chain: Sequence[MetricsRow]) -> Bits:
+        """Rows of which each builds on the one before, as (rows, columns): together, which is a fifth of the price."""
+        first = chain[0]
+        columns = len(self._catalogue.layout(self._connection, first.layout_id))
+        for row in chain:
+            self._verify(row)
+            if (row.kind == KEYFRAME) != (row.previous_id == 0) or row.layout_id != first.layout_id:
+                raise StoreDamagedError("a difference without its base", hint="Run the store's check.")
+        bits = decode_run([row.payload for row in chain], columns)
+        if first.previous_id:
+            base = self._bits_of(first.previous_id)
+            if len(base) != columns:
+                raise StoreDamagedError("a difference without its base", hint="Run the store's check.")
+            bits[0] ^= base
+        return np.bitwise_xor.accumulate(bits, axis=0)
+
+    def _decode_as_far_as_good(self, chain: Sequence[MetricsRow]) -> Iterator[tuple[int, Bits]]:
+        """The rows before the damaged one; those behind it are lost with it."""
+        for length in range(1, len(chain) + 1):
+            try:
+                yield chain[length - 1].id, self._decode_chain(chain[:length])[-1]
+            except StoreDamagedError:
+                return
 
     def _decode(self, row: MetricsRow, previous: Bits | None) -> Bits:
         self._verify(row)
@@ -250,3 +272,24 @@ class RowDecoder:
         )
         if expected != row.checksum:
             raise StoreDamagedError("a row of metrics fails its checksum", hint="Run the store's check.")
+
+
+def _chains(rows: Sequence[MetricsRow]) -> list[list[MetricsRow]]:
+    """Rows that build on each other, in the order of their ids; those that build on a row taken before are left out.
+
+    A chain begins with a keyframe, or with a row that builds on one which is not among the rows.
+    """
+    present = {row.id for row in rows}
+    chains: list[list[MetricsRow]] = []
+    ends: dict[int, list[MetricsRow]] = {}
+    for row in rows:
+        if row.previous_id in present:
+            chain = ends.pop(row.previous_id, None)
+            if chain is None:
+                continue
+        else:
+            chain = []
+            chains.append(chain)
+        chain.append(row)
+        ends[row.id] = chain
+    return chains

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from vllm_monitor.errors import ConfigurationError, ValueNotStorableError
-from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, LooseSample, Scrape
+from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Scrape
 from vllm_monitor.persistence.range_query import make_range_query
 from vllm_monitor.persistence.results import SeriesData, metric_type_text
 from vllm_monitor.persistence.sample_dicts import loose_to_dict, scrape_to_dicts
@@ -28,7 +28,6 @@ __all__ = ["SampleVerbs"]
 _SCRAPES_PER_SYNCHRONOUS_WRITE = 64
 _MOST_WAIT_WHEN_CROWDED_SECONDS = 0.0005
 _LEAST_EXACT, _GREATEST_EXACT = -(1 << 53), 1 << 53
-_new_tuple = tuple.__new__  # half the price of calling a NamedTuple
 
 Answer = TypeVar("Answer")
 
@@ -76,14 +75,11 @@ class SampleVerbs(StoreAccess):
         kind = type(value)
         if kind is not float and (kind is not int or not _LEAST_EXACT <= value <= _GREATEST_EXACT):
             value = to_sample_value(value)
-        sample = _new_tuple(
-            LooseSample,
-            (
-                series,
-                round(self._now() * 1000) if timestamp is None else milliseconds(timestamp),
-                value,
-                None if not metadata else encode_value(metadata),
-            ),
+        sample = (
+            series,
+            (self._now_ns() + 500_000) // 1_000_000 if timestamp is None else milliseconds(timestamp),
+            value,
+            None if not metadata else encode_value(metadata),
         )
         queue = self._loose
         queue.append(sample)

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
-from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.clock import Clock, SystemClock, nanosecond_source
 from vllm_monitor.errors import ConfigurationError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.file_locks import Leases
@@ -51,6 +51,7 @@ class StoreAccess:
         self.config = config if config is not None else PersistenceConfig()
         self._clock = clock if clock is not None else SystemClock()
         self._now = self._clock.now
+        self._now_ns = nanosecond_source(self._clock)
         self._synchronous = synchronous
         self._leases = Leases(self.config.storage_dir / "leases")
         self._counter_lock = threading.Lock()

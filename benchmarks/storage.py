@@ -21,8 +21,10 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage_data import DayGenerator, Scrapes, load_recording, recording_path
 from storage_peers import Peer, RowSchema, installed_peers
@@ -158,10 +160,24 @@ def _rendered(found: list[SeriesData]) -> str:
     series = []
     for one in found:
         metric = json.dumps(dict(one.tags, __name__=one.series.name))
-        points = np.column_stack((one.timestamps_ms / 1000, one.values)).ravel().tolist()
-        values = '[%r,"%r"],' * (len(points) // 2) % tuple(points)  # one formatting is faster than a thousand
-        series.append(f'{{"metric":{metric},"values":[{values[:-1]}]}}')
+        series.append(f'{{"metric":{metric},"values":[{_points(one.timestamps_ms, one.values)}]}}')
     return f'{{"status":"success","data":{{"resultType":"matrix","result":[{",".join(series)}]}}}}'
+
+
+_MILLISECONDS = [f".{number:03d}" if number else "" for number in range(1000)]
+
+
+def _points(times_ms: NDArray[np.int64], values: NDArray[np.float64]) -> str:
+    """Seconds and values; one formatting is faster than a thousand, and whole numbers faster than others."""
+    seconds, milliseconds = np.divmod(times_ms, 1000)
+    whole = values.astype(np.int64) if bool((np.abs(values) < 2**53).all()) else None
+    is_whole = whole is not None and bool((whole == values).all())
+    flat: list[Any] = [None] * (3 * len(values))
+    flat[::3] = seconds.tolist()
+    flat[1::3] = map(_MILLISECONDS.__getitem__, milliseconds.tolist())
+    flat[2::3] = (whole if whole is not None and is_whole else values).tolist()
+    text: str = ('[%d%s,"%d"],' if is_whole else '[%d%s,"%r"],') * len(values) % tuple(flat)
+    return text[:-1].replace("nan", "NaN").replace("inf", "+Inf").replace("-+", "-")
 
 
 def recording_figures(figures: Figures, recorded: Scrapes, generated: Scrapes) -> None:

@@ -66,7 +66,7 @@ def test_queries_run(block: Block, monitor_data: Path) -> None:
 def test_the_decoder_reads_what_we_read(
     monitor_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (decoder,) = (block.text for block in blocks(PAGE) if block.language == "python" and "zlib" in block.text)
+    (decoder,) = (block.text for block in blocks(PAGE) if block.language == "python" and "payload" in block.text)
     monkeypatch.chdir(monitor_data.parent)
     names: dict[str, Any] = {}
     exec(compile(decoder, str(PAGE), "exec"), names)  # noqa: S102  # our own page

@@ -33,7 +33,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_monitor.persistence.summaries import MINUTE_MS, MOST_MINUTES_APART, Floats, summarise, summarise_spread
+from vllm_monitor.persistence.summaries import (
+    MINUTE_MS,
+    MOST_MINUTES_APART,
+    Floats,
+    buckets_of,
+    summarise,
+    summarise_spread,
+)
 
 __all__ = ["Aggregation", "Need", "Segment", "combine", "growth_of", "histogram_quantile", "segment_of_samples"]
 
@@ -105,18 +112,19 @@ def segment_of_samples(times_ms: Times, values: Floats, step_ms: int, need: Need
             times_ms, values = times_ms[~is_nan], values[~is_nan]
     if not len(times_ms):
         return None
+    bounds = float(values[0]), float(values[-1]), int(times_ms[0]), int(times_ms[-1])
+    if need is Need.LAST:
+        starts, bucket_ms = buckets_of(times_ms, step_ms)
+        return Segment(bucket_ms, values[np.append(starts[1:], len(values)) - 1], *bounds)
     column = np.ascontiguousarray(values)[:, None]
     summary = summarise(times_ms, column, step_ms)
     lasts = summary.last[:, 0]
-    bounds = float(values[0]), float(values[-1]), int(times_ms[0]), int(times_ms[-1])
     if need is Need.GROWTH:
         if np.isfinite(values).all():
             grown = growth_of(lasts, float(values[0]), summary.correction[:, 0])
         else:
             grown = _growth_step_by_step(times_ms, values, step_ms)
         return Segment(summary.bucket_ms, grown, *bounds)
-    if need is Need.LAST:
-        return Segment(summary.bucket_ms, lasts, *bounds)
     spread = summarise_spread(times_ms, column, step_ms)
     fields = (array[:, 0] for array in (spread.low, spread.high, spread.total, spread.count))
     return Segment(summary.bucket_ms, lasts, *bounds, *fields)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.document_stores import DocumentStore, documents_of
 from vllm_monitor.persistence.model_store import ModelStore
+from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, cause_of
 from vllm_monitor.persistence.store_access import StoreAccess
 
 if TYPE_CHECKING:
@@ -100,7 +101,13 @@ class ArchiveVerbs(StoreAccess):
         if not merge:
             refuse_full_store(store)
         with verified_archive(folder, self.config.storage_dir, progress) as archive:
-            return import_archive(archive, store, self.config, self._document_store(), self._now(), progress)
+            try:
+                return import_archive(archive, store, self.config, self._document_store(), self._now(), progress)
+            except (OSError, *DATABASE_ERRORS) as error:
+                raise StoreUnavailableError(
+                    f"the import stopped half-way: {cause_of(error)}",
+                    hint="Check the disk of storage_dir, then import again: what is there already is recognised.",
+                ) from error
 
     def export_parquet(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.block_rows import BlockKind, BlockRow
 from vllm_monitor.persistence.blocks.loose_block import LooseBlock, decode_loose_block
 from vllm_monitor.persistence.blocks.reader import BlockReader
+from vllm_monitor.persistence.read_cache import ReadCache
 from vllm_monitor.persistence.store_query import StoreQuery
 
 __all__ = [
+    "BlockColumns",
     "BlockHead",
     "OpenBlock",
     "block_heads",
@@ -27,13 +29,14 @@ __all__ = [
     "open_block",
     "open_loose",
     "open_payload",
+    "read_columns",
 ]
 
 _SMALL_BYTES = 16_384
 """Payloads up to this size are read at once: two pages of SQLite's would be read anyway."""
 
 _table = schema.blocks
-_HEAD = [column for column in _table.c if column.name not in {"payload", "checksum"}]
+_HEAD = [column for column in _table.c if column.name != "payload"]
 _OVERLAPPING = select(*_HEAD, func.length(_table.c.payload)).where(
     _table.c.stream_id == bindparam("stream_id"),
     _table.c.start_ms <= bindparam("end_ms"),
@@ -63,6 +66,7 @@ class BlockHead(NamedTuple):
     last_sequence: int
     scrapes: int
     samples: int
+    checksum: int
     payload_bytes: int
 
 
@@ -116,6 +120,20 @@ def open_payload(connection: Connection, table: Table, row_id: int, size: int) -
         yield read
 
 
+class BlockColumns(NamedTuple):
+    """Some columns of a block of scrapes; shared by readers, so nothing in it can be written.
+
+    Args:
+        times_ms: (rows,), unix milliseconds.
+        values: For each column (rows,) float64.
+        present: For each column (rows,), where it has samples; ``None`` where it has them in every row.
+    """
+
+    times_ms: NDArray[np.int64]
+    values: list[NDArray[np.float64]]
+    present: list[NDArray[np.bool_] | None]
+
+
 class OpenBlock(NamedTuple):
     """A block of scrapes that is being read."""
 
@@ -135,6 +153,43 @@ def open_block(connection: Connection, head: BlockHead, column_count: int) -> It
         if head.kind != BlockKind.SCRAPES or reader.rows != head.scrapes or reader.column_count != column_count:
             raise _not_what_it_says(f"block {head.id}")
         yield OpenBlock(head, reader)
+
+
+def read_columns(
+    connection: Connection, cache: ReadCache, head: BlockHead, column_count: int, wanted: Sequence[int]
+) -> BlockColumns:
+    """Some columns of a block of scrapes, those that were read before from memory.
+
+    Raises:
+        StoreDamagedError: When the block is damaged, or contradicts the columns of its row.
+    """
+    key = "blocks", head.id, head.checksum
+    times = cache.get(key)
+    found = {column: cache.get((*key, column)) for column in wanted}
+    missing = [column for column, known in found.items() if known is None]
+    if missing or times is None:
+        with open_block(connection, head, column_count) as block:
+            times = block.reader.times_ms()
+            check_times(head, times)
+            values = block.reader.columns(missing).view(np.float64)
+            present = block.reader.present(missing)
+        cache.put(key, times, _freeze(times))
+        for place, column in enumerate(missing):
+            there = None if present is None or present[:, place].all() else present[:, place].copy()
+            found[column] = known = values[:, place].copy(), there  # not a part of something larger
+            cache.put((*key, column), known, _freeze(*known))
+    columns = [found[column] for column in wanted]
+    return BlockColumns(times, [values for values, _ in columns], [present for _, present in columns])
+
+
+def _freeze(*arrays: NDArray[Any] | None) -> int:
+    """Let nobody write them; their bytes."""
+    size = 0
+    for array in arrays:
+        if array is not None:
+            array.setflags(write=False)
+            size += array.nbytes
+    return size
 
 
 def open_loose(connection: Connection, head: BlockHead) -> LooseBlock:

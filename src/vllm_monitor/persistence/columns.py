@@ -17,7 +17,16 @@ from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.value_codec import decode_value, encode_value
 
-__all__ = ["PACK_BYTES", "Form", "UnknownObject", "from_column", "pack_text", "to_column", "unpack_text", "unpacked_bytes"]
+__all__ = [
+    "PACK_BYTES",
+    "Form",
+    "UnknownObject",
+    "from_column",
+    "pack_text",
+    "to_column",
+    "unpack_text",
+    "unpacked_bytes",
+]
 
 UnknownObject = Callable[[Any], str] | None
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vllm_monitor.persistence.results import SeriesData
 from vllm_monitor.persistence.sample_rows import StoredSeries
-from vllm_monitor.persistence.value_codec import encode_value
 
 __all__ = ["NOT_COMMITTED", "Gathered", "Gathering", "Part", "SeriesKey"]
 
 NOT_COMMITTED = 1 << 62
 """The origin of samples that are still in memory: they arrived after all others."""
 
-SeriesKey = tuple[str, str, str, Any]
+SeriesKey = tuple[str, str, str, Hashable]
 
 
 class Part(NamedTuple):
@@ -62,7 +61,8 @@ class Gathered:
 
     def to_series_data(self) -> SeriesData:
         """The samples as they are returned."""
-        times, values = self.in_order()
+        # What is shared with other readers cannot be written; the answer is the caller's own.
+        times, values = (found if found.flags.writeable else found.copy() for found in self.in_order())
         stored = self.stored
         return SeriesData(self.target, stored.metric_type, stored.series, dict(stored.tags), times, values)
 
@@ -104,7 +104,4 @@ class Gathering:
 
 def series_key(target: str, stored: StoredSeries) -> SeriesKey:
     """The same for the same series of the same target."""
-    labels: Any = stored.series.labels
-    if not all(type(value) is str for _, value in labels):
-        labels = encode_value(labels)  # 1 and True are different tags, and a list is no key
-    return target, stored.metric_type, stored.series.name, labels
+    return target, stored.metric_type, stored.series.name, stored.label_key

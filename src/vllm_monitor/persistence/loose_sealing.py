@@ -29,7 +29,7 @@ def seal_loose(hand: ShortTransactions, stream_id: int, ids: list[int], method: 
     """
     with hand.reading() as connection:
         decoder = RowDecoder(connection, hand.store.catalogue)
-        decoded = list(decoder.loose(read_rows(connection, ids)))
+        decoded = list(decoder.loose(read_rows(connection, stream_id, ids)))
         good = [row_id for row_id, _ in decoded]
         sizes = np.cumsum([len(loose.values) for _, loose in decoded])
         fitting = max(1, int(np.searchsorted(sizes, _MOST_LOOSE_SAMPLES, side="right")))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vllm_monitor.clock import Clock, SystemClock
@@ -12,6 +13,7 @@ from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.compaction import Compacted, Compactor
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.maintenance_lock import MaintenanceLock
+from vllm_monitor.persistence.model_store import remove_orphans
 from vllm_monitor.persistence.results import MaintenanceReport
 from vllm_monitor.persistence.retention import expire, retention_trouble, shrink
 from vllm_monitor.persistence.sealing import Sealed, Sealer
@@ -24,7 +26,8 @@ __all__ = ["Maintainer", "MaintenanceState"]
 _LOG = logging.getLogger(__name__)
 
 _LONGEST_BACK_OFF_SECONDS = 600.0
-_RETENTION_SECONDS = 60.0
+_LONGEST_BETWEEN_RETENTION_SECONDS = 60.0
+_STEPS_BETWEEN_RETENTION = 6
 _FAILURES_WORTH_A_WORD = 3
 
 
@@ -108,7 +111,6 @@ class Maintainer:
         Raises:
             StoreUnavailableError: When there is no open store, or another process does not come to an end.
             StoreDamagedError: When a block did not come back as the rows it was made of.
-            sqlite3.Error, DBAPIError: What the database says.
         """
         with self._lock.held(wait_seconds) as is_ours:
             if not is_ours:
@@ -121,7 +123,13 @@ class Maintainer:
                 raise StoreUnavailableError(
                     f"the store {self._config.db_path} is not open", hint="See health(); it is opened by itself."
                 )
-            return self._step(store, seal_all=seal_all, expire_now=True, asked=asked)
+            try:
+                return self._step(store, seal_all=seal_all, expire_now=True, asked=asked)
+            except (*DATABASE_ERRORS, OSError) as error:
+                raise StoreUnavailableError(
+                    f"maintenance of {self._config.db_path} failed: {cause_of(error)}",
+                    hint="Nothing is lost. Check the disk and permissions of storage_dir; it is tried again by itself.",
+                ) from error
 
     def after_fork_in_child(self) -> None:
         """Leave the lock to the parent; this object is not used again."""
@@ -131,30 +139,40 @@ class Maintainer:
         hand = ShortTransactions(store, self._stop.is_set)
         now, monotonic = self._clock.now(), self._clock.monotonic()
         sealed, compacted = Sealed(), Compacted()
-        if store.seals:
-            sealed = self._sealer.seal(hand, monotonic, seal_all=seal_all)
-            compacted = self._compactor.compact(hand, now)
         deleted: dict[str, int] = {}
         freed = 0
-        if expire_now:
-            deleted = expire(
-                store,
-                self._config,
-                now,
-                monotonic_seconds=self._host_clock.monotonic(),
-                asked=asked,
-                should_stop=self._stop.is_set,
-            )
-            freed = shrink(store, self._config, should_stop=self._stop.is_set)
-            self.state.trouble = retention_trouble(store, self._config)
-        return self._noted(now, sealed, compacted, deleted, freed)
+        failures: list[Exception] = []
+        if store.seals:
+            with _collected(failures):
+                sealed = self._sealer.seal(hand, monotonic, seal_all=seal_all)
+            with _collected(failures):
+                compacted = self._compactor.compact(hand, now)
+        if expire_now:  # also when sealing failed: this is what makes room
+            with _collected(failures):
+                deleted = expire(
+                    store,
+                    self._config,
+                    now,
+                    monotonic_seconds=monotonic,
+                    asked=asked,
+                    should_stop=self._stop.is_set,
+                )
+                remove_orphans(store, self._config)
+            with _collected(failures):
+                freed = shrink(store, self._config, should_stop=self._stop.is_set)
+                self.state.trouble = retention_trouble(store, self._config)
+        report = self._noted(now, sealed, compacted, deleted, freed, failed=bool(failures))
+        if failures:
+            raise failures[0]
+        return report
 
     def _noted(
-        self, now: float, sealed: Sealed, compacted: Compacted, deleted: dict[str, int], freed: int
+        self, now: float, sealed: Sealed, compacted: Compacted, deleted: dict[str, int], freed: int, *, failed: bool
     ) -> MaintenanceReport:
         state = self.state
         state.runs += 1
-        state.failures_in_a_row = 0
+        if not failed:
+            state.failures_in_a_row = 0
         state.last_run = now
         state.sealed_blocks += sealed.blocks
         for kind, number in deleted.items():
@@ -189,9 +207,10 @@ class Maintainer:
             if is_ours:  # otherwise another process does it
                 now = self._host_clock.monotonic()
                 expire_now = now >= self._retention_at
-                self._step(store, seal_all=False, expire_now=expire_now)
                 if expire_now:
-                    self._retention_at = now + _RETENTION_SECONDS
+                    steps_seconds = _STEPS_BETWEEN_RETENTION * self._config.maintenance_interval_seconds
+                    self._retention_at = now + min(_LONGEST_BETWEEN_RETENTION_SECONDS, steps_seconds)
+                self._step(store, seal_all=False, expire_now=expire_now)
 
     def _note_failure(self, error: Exception) -> None:
         if self._stop.is_set():
@@ -210,3 +229,12 @@ class Maintainer:
             _LOG.error("maintenance of %s failed and is tried again", self._config.db_path, exc_info=error)
         if fault_of(error) is Fault.DAMAGED:
             self._on_damage()
+
+
+@contextmanager
+def _collected(failures: list[Exception]) -> Iterator[None]:
+    """Note what goes wrong in one stage, so that the stages after it are not lost."""
+    try:
+        yield
+    except Exception as error:  # raised again when the step has come to its end
+        failures.append(error)

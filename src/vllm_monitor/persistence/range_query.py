@@ -22,7 +22,7 @@ from vllm_monitor.persistence.aggregation import (
 )
 from vllm_monitor.persistence.gathering import Gathered, Gathering, SeriesKey, series_key
 from vllm_monitor.persistence.results import SeriesData
-from vllm_monitor.persistence.rolled_up import RollupHead, first_raw_ms, first_rollup_ms, open_rollup, rollup_heads
+from vllm_monitor.persistence.rolled_up import RollupHead, first_raw_ms, first_rollup_ms, read_rollup, rollup_heads
 from vllm_monitor.persistence.rollup_codec import Form, Rollup
 from vllm_monitor.persistence.rollups import MINUTE_SECONDS, TEN_MINUTES_SECONDS
 from vllm_monitor.persistence.sample_reader import SampleReader
@@ -211,8 +211,9 @@ class _Rolled:
             self._need is not Need.LAST
         ):
             raise _CannotTellError
-        with open_rollup(scope.connection, head, scope.column_count(head.layout_id)) as reader:
-            rollup = reader.read([column for column, _ in columns])
+        wanted = tuple(column for column, _ in columns)
+        count = scope.column_count(head.layout_id)
+        rollup = read_rollup(scope.connection, scope.catalogue.read_cache, head, count, wanted)
         seen: set[SeriesKey] = set()
         for place, (_, stored) in enumerate(columns):
             key = series_key(stream.target, stored)

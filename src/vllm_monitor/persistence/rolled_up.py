@@ -11,10 +11,11 @@ from sqlalchemy import Connection, bindparam, func, select
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.block_access import open_payload
-from vllm_monitor.persistence.rollup_codec import RollupReader
+from vllm_monitor.persistence.read_cache import ReadCache
+from vllm_monitor.persistence.rollup_codec import Rollup, RollupReader
 from vllm_monitor.persistence.store_query import StoreQuery
 
-__all__ = ["RollupHead", "first_raw_ms", "first_rollup_ms", "open_rollup", "rollup_heads"]
+__all__ = ["RollupHead", "first_raw_ms", "first_rollup_ms", "open_rollup", "read_rollup", "rollup_heads"]
 
 _table = schema.rollups
 _OVERLAPPING = StoreQuery(
@@ -24,6 +25,7 @@ _OVERLAPPING = StoreQuery(
         _table.c.layout_id,
         _table.c.start_ms,
         _table.c.end_ms,
+        _table.c.checksum,
         func.length(_table.c.payload),
     )
     .where(
@@ -53,6 +55,7 @@ class RollupHead(NamedTuple):
     layout_id: int
     start_ms: int
     end_ms: int
+    checksum: int
     payload_bytes: int
 
 
@@ -90,3 +93,20 @@ def open_rollup(connection: Connection, head: RollupHead, column_count: int) -> 
         if len(reader.forms) != column_count:
             raise StoreDamagedError(f"roll-up {head.id} is not what its row says", hint="Run vllm-monitor check.")
         yield reader
+
+
+def read_rollup(
+    connection: Connection, cache: ReadCache, head: RollupHead, column_count: int, wanted: tuple[int, ...]
+) -> Rollup:
+    """Some columns of a roll-up, from memory when they were read before; not to be changed.
+
+    Raises:
+        StoreDamagedError: When it is damaged, or contradicts the columns of its row.
+    """
+    key = "rollups", head.id, head.checksum, wanted
+    known: Rollup | None = cache.get(key)
+    if known is None:
+        with open_rollup(connection, head, column_count) as reader:
+            known = reader.read(wanted)
+        cache.put(key, known, known.size_bytes())
+    return known

@@ -78,6 +78,10 @@ class Rollup:
     total: Floats
     count: Floats
 
+    def size_bytes(self) -> int:
+        """The memory that the arrays take."""
+        return self.present.nbytes + self.bucket_ms.nbytes + 6 * self.last.nbytes
+
 
 def encode_rollup(rollup: Rollup, series: Sequence[Series], method: BlockMethod) -> bytes:
     """The payload; ``series`` are the columns of the layout."""

@@ -42,7 +42,9 @@ def rollup_of_matrix(matrix: Matrix, series: Sequence[Series]) -> Rollup:
         first[columns] = summary.first
         found["last"][cells] = summary.last
         found["correction"][cells] = np.where(counts_up[columns], summary.correction, 0.0)
-        spread = summarise_spread(times[rows], part, MINUTE_MS)
+        level = ~counts_up[columns]
+        spread = summarise_spread(times[rows], part[:, level], MINUTE_MS)
+        cells = np.ix_(np.searchsorted(buckets, summary.bucket_ms), columns[level])
         for name in ("low", "high", "total", "count"):
             found[name][cells] = getattr(spread, name)
     forms = np.where(counts_up, np.where(found["correction"].any(axis=0), 1, 0), 2).astype(np.uint8)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ from sqlalchemy import Connection, select
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.loose_codec import LooseRow, decode_loose
+from vllm_monitor.persistence.read_cache import ReadCache
 from vllm_monitor.persistence.scrape_codec import KEYFRAME, LOOSE, Bits, decode_run, decode_scrape, row_checksum
 from vllm_monitor.persistence.text_column import from_text_column
-from vllm_monitor.persistence.value_codec import decode_value
+from vllm_monitor.persistence.value_codec import decode_value, encode_value
 from vllm_monitor.records import MetricKind, Series
 
 __all__ = [
@@ -36,11 +37,20 @@ _MOST_REMEMBERED = 200_000
 
 @dataclass(frozen=True, slots=True)
 class StoredSeries:
-    """A row of ``series``."""
+    """A row of ``series``.
+
+    ``label_key`` is the same for the same labels, told apart by type as well: 1 and True are different tags.
+    """
 
     metric_type: str
     series: Series
     tags: dict[str, Any]
+    label_key: Hashable = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        labels: Any = self.series.labels
+        plain = all(type(value) is str for _, value in labels)  # anything else need not be hashable
+        object.__setattr__(self, "label_key", labels if plain else encode_value(labels))
 
 
 class MetricsRow(NamedTuple):
@@ -91,7 +101,10 @@ class DecodedScrape(NamedTuple):
 
 
 class SeriesCatalogue:
-    """Series and layouts by number; what was read once is remembered, since it never changes. Thread-safe."""
+    """Series and layouts by number; what was read once is remembered, since it never changes. Thread-safe.
+
+    It belongs to a database, and so does ``read_cache``.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,6 +112,7 @@ class SeriesCatalogue:
         self._layouts: dict[int, tuple[int, ...]] = {}
         self._matches: dict[tuple[int, Hashable], tuple[tuple[int, StoredSeries], ...]] = {}
         self._matched = 0
+        self.read_cache = ReadCache()
 
     def layout(self, connection: Connection, layout_id: int) -> tuple[int, ...]:
         """The series numbers of a layout, in column order.

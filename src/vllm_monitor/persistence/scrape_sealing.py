@@ -41,7 +41,7 @@ def seal_scrapes(hand: ShortTransactions, stream_id: int, ids: list[int], method
     """
     with hand.reading() as connection:
         decoder = RowDecoder(connection, hand.store.catalogue)
-        decoded = list(decoder.scrapes(read_rows(connection, ids)))
+        decoded = list(decoder.scrapes(read_rows(connection, stream_id, ids)))
         layouts = {
             layout_id: hand.store.catalogue.layout(connection, layout_id)
             for layout_id in {scrape.layout_id for scrape in decoded}

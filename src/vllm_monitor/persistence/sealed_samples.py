@@ -19,6 +19,7 @@ from vllm_monitor.persistence.block_access import (
     newest_block_heads,
     open_block,
     open_loose,
+    read_columns,
 )
 from vllm_monitor.persistence.block_rows import BlockKind
 from vllm_monitor.persistence.gathering import Gathering, Part
@@ -104,29 +105,32 @@ class SealedSamples:
     def _in_time(self, times: NDArray[np.int64]) -> NDArray[np.bool_]:
         return (times >= self._selector.start_ms) & (times <= self._selector.end_ms)
 
+    def _rows_in_time(self, times: NDArray[np.int64]) -> _Rows:
+        if (times[1:] >= times[:-1]).all():  # nearly always, and a slice copies nothing
+            low, high = np.searchsorted(times, (self._selector.start_ms, self._selector.end_ms + 1)).tolist()
+            return slice(low, high)
+        return np.flatnonzero(self._in_time(times))
+
     def _gather_scrapes(self, stream: Stream, head: BlockHead, gathering: Gathering) -> None:
         columns = self._scope.columns(head.layout_id)
         if not columns:
             return
-        with self._open(head) as block:
-            times = block.reader.times_ms()
-            check_times(head, times)
-            wanted = [column for column, _ in columns]
-            values = block.reader.columns(wanted).view(np.float64)
-            present = block.reader.present(wanted)
+        scope, wanted = self._scope, [column for column, _ in columns]
+        count = scope.column_count(head.layout_id)
+        block = read_columns(scope.connection, scope.catalogue.read_cache, head, count, wanted)
         if head.start_ms >= self._selector.start_ms and head.end_ms <= self._selector.end_ms:
             rows: _Rows = slice(None)
         else:
-            rows = np.flatnonzero(self._in_time(times))
-        times, values = times[rows], values[rows]
-        for place, (column, stored) in enumerate(columns):
+            rows = self._rows_in_time(block.times_ms)
+        times = block.times_ms[rows]
+        for (column, stored), values, present in zip(columns, block.values, block.present, strict=True):
             there: _There = slice(None)
+            when, of_column = times, values[rows]
             if present is not None:
-                there = present[rows, place]
+                there = present[rows]
+                when, of_column = times[there], of_column[there]
             arrived = partial(self._sequences, head, rows, there)
-            gathering.add(
-                stream.target, stored, Part(times[there], values[there, place], head.origin_id, arrived, column)
-            )
+            gathering.add(stream.target, stored, Part(when, of_column, head.origin_id, arrived, column))
 
     def _sequences(self, head: BlockHead, rows: _Rows, there: _There) -> NDArray[np.int64]:
         with self._open(head) as block:

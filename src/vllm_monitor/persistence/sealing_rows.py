@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+import numpy as np
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence import schema
@@ -17,6 +18,7 @@ from vllm_monitor.persistence.matrices import Matrix
 from vllm_monitor.persistence.sample_rows import MetricsRow
 from vllm_monitor.persistence.short_transactions import ShortTransactions
 from vllm_monitor.persistence.sql_store import EPOCH_KEY
+from vllm_monitor.persistence.store_query import StoreQuery
 from vllm_monitor.records import Series
 
 __all__ = [
@@ -30,9 +32,12 @@ __all__ = [
     "series_of",
 ]
 
-_IDS_PER_STATEMENT = 500
-
 _rows = schema.metrics
+_BETWEEN = StoreQuery(
+    select(_rows)
+    .where(_rows.c.stream_id == bindparam("stream_id"), _rows.c.id.between(bindparam("first"), bindparam("last")))
+    .order_by(_rows.c.id)
+)
 
 
 class SealedPart(NamedTuple):
@@ -77,13 +82,11 @@ def encode_loose(loose: LooseBlock, method: BlockMethod) -> bytes:
     )  # fmt: skip
 
 
-def read_rows(connection: Connection, ids: list[int]) -> list[MetricsRow]:
-    """Hot rows, in order of arrival."""
-    found = []
-    for at in range(0, len(ids), _IDS_PER_STATEMENT):
-        query = select(_rows).where(_rows.c.id.in_(ids[at : at + _IDS_PER_STATEMENT])).order_by(_rows.c.id)
-        found += [MetricsRow._make(row) for row in connection.execute(query)]
-    return found
+def read_rows(connection: Connection, stream_id: int, ids: list[int]) -> list[MetricsRow]:
+    """Hot rows of a stream, in order of arrival; ``ids`` ascend."""
+    wanted = set(ids)
+    rows = _BETWEEN.rows(connection, stream_id=stream_id, first=ids[0], last=ids[-1])
+    return [row for row in map(MetricsRow._make, rows) if row.id in wanted]
 
 
 def replace_rows(connection: Connection, block: BlockRow, rollups: list[RollupRow], ids: list[int]) -> None:
@@ -95,9 +98,9 @@ def replace_rows(connection: Connection, block: BlockRow, rollups: list[RollupRo
     connection.execute(insert(schema.blocks), _values(block.summed()))
     if rollups:
         connection.execute(insert(schema.rollups), [_values(row) for row in rollups])
-    gone = 0
-    for at in range(0, len(ids), _IDS_PER_STATEMENT):
-        gone += connection.execute(delete(_rows).where(_rows.c.id.in_(ids[at : at + _IDS_PER_STATEMENT]))).rowcount
+    stretches = _stretches(ids)
+    deleting = delete(_rows).where(_rows.c.id.between(bindparam("first"), bindparam("last")))
+    gone = connection.execute(deleting, [{"first": first, "last": last} for first, last in stretches]).rowcount
     if gone != len(ids):
         raise StoreUnavailableError(
             "rows were sealed or deleted by somebody else at the same time",
@@ -106,6 +109,14 @@ def replace_rows(connection: Connection, block: BlockRow, rollups: list[RollupRo
     table = schema.store_meta
     epoch = connection.execute(select(table.c.value).where(table.c.key == EPOCH_KEY)).scalar_one()
     connection.execute(update(table).where(table.c.key == EPOCH_KEY).values(value=str(int(epoch) + 1)))
+
+
+def _stretches(ids: list[int]) -> list[tuple[int, int]]:
+    """Ascending numbers without gaps, as first and last: often one statement instead of thousands."""
+    numbers = np.array(ids)
+    ends = np.flatnonzero(np.diff(numbers) != 1)
+    firsts, lasts = numbers[np.append(0, ends + 1)], numbers[np.append(ends, len(ids) - 1)]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
 def _values(row: BlockRow | RollupRow) -> dict[str, object]:

@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 
 from vllm_monitor.records import MetricKind, Series
 
-__all__ = ["MINUTE_MS", "MOST_MINUTES_APART", "Spread", "Summary", "is_counter", "summarise", "summarise_spread"]
+__all__ = [
+    "MINUTE_MS",
+    "MOST_MINUTES_APART",
+    "Spread",
+    "Summary",
+    "buckets_of",
+    "is_counter",
+    "summarise",
+    "summarise_spread",
+]
 
 MINUTE_MS = 60_000
 MOST_MINUTES_APART = 5
+_MANY_PER_BUCKET = 8
 
 Floats = NDArray[np.float64]
 
@@ -60,22 +70,26 @@ class Summary:
 
 def summarise(times_ms: NDArray[np.int64], values: Floats, step_ms: int) -> Summary:
     """Sum up samples: (rows,) ascending times and (rows, columns) values, at least one row."""
-    starts, bucket_ms = _buckets(times_ms, step_ms)
+    starts, bucket_ms = buckets_of(times_ms, step_ms)
     ends = np.append(starts[1:], len(times_ms)) - 1
-    lost = np.zeros(values.shape)
-    before, after = values[:-1], values[1:]
+    correction = np.zeros((len(starts), values.shape[1]))
+    apart = np.diff(times_ms // MINUTE_MS) > MOST_MINUTES_APART
     with np.errstate(all="ignore"):
-        np.copyto(lost[1:], before, where=after < before)
-        apart = np.diff(times_ms // MINUTE_MS) > MOST_MINUTES_APART
-        if apart.any():
+        fell = values[1:] < values[:-1]
+        # Counters hardly ever fall, so most columns need no sums at all.
+        some = np.arange(values.shape[1]) if apart.any() else np.flatnonzero(fell.any(axis=0))
+        if len(some):
+            before, after = values[:-1, some], values[1:, some]
+            lost = np.zeros((len(values), len(some)))
+            np.copyto(lost[1:], before, where=fell[:, some])
             lost[1:][apart] = before[apart] - after[apart]
-        correction = np.add.reduceat(lost, starts, axis=0)
+            correction[:, some] = np.add.reduceat(lost, starts, axis=0)
     return Summary(bucket_ms, values[0], values[ends], correction)
 
 
 def summarise_spread(times_ms: NDArray[np.int64], values: Floats, step_ms: int) -> Spread:
     """The rest of the sums, for the same buckets as :func:`summarise`."""
-    starts, _ = _buckets(times_ms, step_ms)
+    starts, _ = buckets_of(times_ms, step_ms)
     is_number = ~np.isnan(values)
     with np.errstate(all="ignore"):
         return Spread(
@@ -86,8 +100,15 @@ def summarise_spread(times_ms: NDArray[np.int64], values: Floats, step_ms: int) 
         )
 
 
-def _buckets(times_ms: NDArray[np.int64], step_ms: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Where each bucket begins, and the time at which it does."""
+def buckets_of(times_ms: NDArray[np.int64], step_ms: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Where each bucket of ascending times (at least one) begins, and the time at which it does."""
+    first, last = int(times_ms[0]) // step_ms, int(times_ms[-1]) // step_ms
+    if last - first < len(times_ms) // _MANY_PER_BUCKET:
+        # Looking for a few borders is faster than giving every sample the number of its bucket.
+        bucket_ms = np.arange(first, last + 1, dtype=np.int64) * step_ms
+        starts = np.searchsorted(times_ms, bucket_ms)
+        filled = np.append(starts[1:], len(times_ms)) > starts
+        return (starts, bucket_ms) if filled.all() else (starts[filled], bucket_ms[filled])
     numbers = times_ms // step_ms
     starts = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1))
     return starts, numbers[starts] * step_ms

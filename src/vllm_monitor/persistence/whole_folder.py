@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vllm_monitor.errors import ArchiveError
 from vllm_monitor.persistence.private_file import make_private_folder
+from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, cause_of
 
 __all__ = ["whole_folder"]
 
@@ -48,9 +49,9 @@ def whole_folder(folder: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         finally:
             os.close(descriptor)
             shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
+    except (OSError, *DATABASE_ERRORS) as error:
         raise ArchiveError(
-            f"{folder} cannot be written: {error.strerror or error}",
+            f"{folder} cannot be written: {cause_of(error)}",
             hint="Check the permissions of the folder above it, and that its disk is not full.",
         ) from error
 

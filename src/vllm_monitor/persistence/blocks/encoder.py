@@ -157,11 +157,12 @@ class _Encoder:
         # What others are copies of must move on its grid.
         own -= self._add_dictionaries(numbers, bits, grids, own - set(copies.values()))
 
-        costs = np.log2(1.0 + np.abs(moves.astype(np.float64))).sum(axis=1)
+        on_grid = [index for index in sorted(own) if grids[index] != BITS_GRID]
+        costs = np.zeros(len(moves))
+        costs[on_grid] = np.log2(1.0 + np.abs(moves[on_grid].astype(np.float64))).sum(axis=1)
         by_grid: dict[int, list[int]] = {}
-        for index in sorted(own):
-            if grids[index] != BITS_GRID:
-                by_grid.setdefault(int(grids[index]), []).append(index)
+        for index in on_grid:
+            by_grid.setdefault(int(grids[index]), []).append(index)
         for group in by_grid.values():
             for index, (one, other, minus) in find_sums(moves, hashes, group, costs).items():
                 own.discard(index)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,6 +26,7 @@ from vllm_monitor.simulator import Simulator
 
 SERIES = 400
 TARGETS = 100
+SAVING_RUNS = 5
 
 
 class Figures:
@@ -100,25 +102,52 @@ def tick_ms(figures: Figures, texts: list[bytes], rounds: int) -> None:
 
 
 def save_metric(figures: Figures, count: int) -> None:
-    """One sample into the queue, while the writer is busy."""
+    """One sample into the queue while the writer is busy; the slowest calls also with a disk that is."""
     with tempfile.TemporaryDirectory() as folder:
         store = PersistenceManager(PersistenceConfig(storage_dir=Path(folder) / "store"))
         tags = {"engine": "0", "model": "m"}
-        took = []
-        for _ in range(count // 100):
-            began = time.perf_counter_ns()
-            for value in range(100):
-                store.save_metric("custom", "bench_value", value, tags)
-            took.append((time.perf_counter_ns() - began) / 100)
+        medians = []
+        for _ in range(SAVING_RUNS):
+            took = []
+            for _ in range(count // SAVING_RUNS // 100):
+                began = time.perf_counter_ns()
+                for value in range(100):
+                    store.save_metric("custom", "bench_value", value, tags)
+                took.append((time.perf_counter_ns() - began) / 100)
+            store.flush_all()
+            medians.append(statistics.median(took))
         single = []
-        for value in range(count // 10):
-            began = time.perf_counter_ns()
-            store.save_metric("custom", "bench_value", value, tags)
-            single.append(time.perf_counter_ns() - began)
+        with busy_disk(Path(folder) / "busy"):
+            for value in range(count // 10):
+                began = time.perf_counter_ns()
+                store.save_metric("custom", "bench_value", value, tags)
+                single.append(time.perf_counter_ns() - began)
         store.close()
     single.sort()
-    figures.add("hot_path.save_metric_us", statistics.median(took) / 1e3, "us")
-    figures.add("hot_path.save_metric_p999_us", single[int(len(single) * 0.999)] / 1e3, "us")
+    figures.add("hot_path.save_metric_us", min(medians) / 1e3, "us, median, best of five runs")
+    figures.add("hot_path.save_metric_p999_us", single[int(len(single) * 0.999)] / 1e3, "us, p99.9, disk busy")
+
+
+@contextlib.contextmanager
+def busy_disk(path: Path) -> Iterator[None]:
+    """Another process writes a mebibyte and waits until the disk has it, again and again."""
+    source = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+data = os.urandom(1 << 20)
+print("begun", flush=True)
+while True:
+    os.pwrite(file, data, 0)
+    os.fsync(file)
+"""
+    process = subprocess.Popen([sys.executable, "-c", source, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 class PageServer:

@@ -67,20 +67,24 @@ class OurStore:
 
     name = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, synchronous: bool = False) -> None:
         self._folder = folder
+        self._synchronous = synchronous
         self._manager = self._open(NEVER_SECONDS)
 
     def _open(self, cold_after_seconds: float) -> PersistenceManager:
-        return PersistenceManager(PersistenceConfig(storage_dir=self._folder, cold_after_seconds=cold_after_seconds))
+        config = PersistenceConfig(storage_dir=self._folder, cold_after_seconds=cold_after_seconds)
+        return PersistenceManager(config, synchronous=self._synchronous)
 
-    def write_pages(self, pages: list[bytes], times_ms: list[int], parser: PageParser) -> None:
-        """From text to committed, as the writer sees fit; it is waited for, so that nothing needs to be dropped."""
+    def write_pages(
+        self, pages: list[bytes], times_ms: list[int], parser: PageParser, scrapes_per_commit: int = SCRAPES_PER_WAIT
+    ) -> None:
+        """From text to committed; the writer is waited for, so that nothing needs to be dropped."""
         manager = self._manager
         for number, (page, time_ms) in enumerate(zip(pages, times_ms, strict=True), 1):
             parsed = parser.parse(page)
             manager.save_scrape(parsed.layout, parsed.values, timestamp=time_ms / 1000, target=TARGET)
-            if number % SCRAPES_PER_WAIT == 0:
+            if number % scrapes_per_commit == 0:
                 manager.flush_all()
         manager.flush_all()
 
@@ -93,9 +97,17 @@ class OurStore:
                 self._manager.flush_all()
         self._manager.flush_all()
 
+    def seal_what_is_due(self) -> None:
+        self._manager.run_maintenance()
+
     def seal(self) -> None:
         self._manager.run_maintenance(seal_all=True)
         self._checkpoint(NEVER_SECONDS)
+
+    def open_again(self) -> None:
+        """Forget what was read."""
+        self._manager.close()
+        self._manager = self._open(NEVER_SECONDS)
 
     def make_cold(self) -> None:
         self._checkpoint(0.0)
@@ -172,11 +184,15 @@ def _points(times_ms: NDArray[np.int64], values: NDArray[np.float64]) -> str:
     seconds, milliseconds = np.divmod(times_ms, 1000)
     whole = values.astype(np.int64) if bool((np.abs(values) < 2**53).all()) else None
     is_whole = whole is not None and bool((whole == values).all())
-    flat: list[Any] = [None] * (3 * len(values))
-    flat[::3] = seconds.tolist()
-    flat[1::3] = map(_MILLISECONDS.__getitem__, milliseconds.tolist())
-    flat[2::3] = (whole if whole is not None and is_whole else values).tolist()
-    text: str = ('[%d%s,"%d"],' if is_whole else '[%d%s,"%r"],') * len(values) % tuple(flat)
+    columns = [seconds.tolist(), (whole if whole is not None and is_whole else values).tolist()]
+    point = '[%d,"%d"],' if is_whole else '[%d,"%r"],'
+    if milliseconds.any():
+        columns.insert(1, [_MILLISECONDS[number] for number in milliseconds.tolist()])
+        point = point.replace(",", "%s,", 1)
+    flat: list[Any] = [None] * (len(columns) * len(values))
+    for place, column in enumerate(columns):
+        flat[place :: len(columns)] = column
+    text: str = point * len(values) % tuple(flat)
     return text[:-1].replace("nan", "NaN").replace("inf", "+Inf").replace("-+", "-")
 
 
@@ -237,8 +253,7 @@ def our_figures(figures: Figures, day: Scrapes, suffix: str, *, all_figures: boo
     with tempfile.TemporaryDirectory() as folder:
         store = OurStore(Path(folder) / "store")
         if all_figures:
-            rate = len(day.times_ms) * day.values.shape[1] / ingest_seconds(store, day)
-            figures.add("storage.ingest_samples_per_cpu_second", rate, "samples per CPU second, text to committed")
+            ingest_figures(figures, store, day)
         else:
             store.write(day)
         store.seal()
@@ -259,22 +274,47 @@ def our_figures(figures: Figures, day: Scrapes, suffix: str, *, all_figures: boo
         store.stop()
 
 
-def ingest_seconds(store: OurStore, day: Scrapes) -> float:
-    """CPU seconds of this process, all threads, from the pages' text to committed rows, without making the text."""
+def ingest_figures(figures: Figures, store: OurStore, day: Scrapes) -> None:
+    """From the text of pages to sealed blocks, as a running monitor does it: its writer commits in groups.
+
+    The CPU seconds are those of this process, all threads; making the text is not counted.
+    """
     parser = PageParser()
-    seconds = 0.0
-    for start in range(0, len(day.times_ms), PAGES_AT_A_TIME):
-        part = dataclasses.replace(
-            day,
-            times_ms=day.times_ms[start : start + PAGES_AT_A_TIME],
-            values=day.values[start : start + PAGES_AT_A_TIME],
-        )
+    committing = sealing = 0.0
+    for part in parts_of(day):
         pages, times = part.pages(), part.times_ms.tolist()
         gc.collect()
         began = time.process_time()
         store.write_pages(pages, times, parser)
-        seconds += time.process_time() - began
-    return seconds
+        between = time.process_time()
+        store.seal_what_is_due()
+        sealing += time.process_time() - between
+        committing += between - began
+    unit = "samples per CPU second"
+    size = day.values.size
+    figures.add("storage.ingest_samples_per_cpu_second", size / committing, f"{unit}, text to committed, in groups")
+    figures.add(
+        "storage.ingest_sealed_samples_per_cpu_second", size / (committing + sealing), f"{unit}, text to sealed"
+    )
+    figures.add("storage.seal_samples_per_cpu_second", size / sealing, f"{unit}, rows to blocks and roll-ups")
+    with tempfile.TemporaryDirectory() as folder:
+        own = OurStore(Path(folder) / "store", synchronous=True)
+        part = next(parts_of(day))
+        pages, times = part.pages(), part.times_ms.tolist()
+        parser.parse(pages[0])
+        gc.collect()
+        began = time.process_time()
+        own.write_pages(pages, times, parser, scrapes_per_commit=1)
+        rate = part.values.size / (time.process_time() - began)
+        own.stop()
+    figures.add("storage.ingest_commit_each_samples_per_cpu_second", rate, f"{unit}, a commit per scrape")
+
+
+def parts_of(day: Scrapes) -> Iterator[Scrapes]:
+    """Blocks of it, one after the other: the text of a whole day would fill the memory."""
+    for start in range(0, len(day.times_ms), PAGES_AT_A_TIME):
+        rows = slice(start, start + PAGES_AT_A_TIME)
+        yield dataclasses.replace(day, times_ms=day.times_ms[rows], values=day.values[rows])
 
 
 def query_figures(figures: Figures, store: OurStore | Peer, day: Scrapes, suffix: str = "") -> None:
@@ -291,7 +331,7 @@ def query_figures(figures: Figures, store: OurStore | Peer, day: Scrapes, suffix
         (
             "series_24h_300",
             23.9,
-            "ms" if store.name else "ms, roll-ups where they answer it",
+            "ms, 300 points",
             lambda: store.stepped(ONE_SERIES, series, end - 24 * HOUR_MS, end, 24 * HOUR_MS // POINTS),
         ),
         (
@@ -303,6 +343,12 @@ def query_figures(figures: Figures, store: OurStore | Peer, day: Scrapes, suffix
     ]
     for name, needs_hours, unit, question in questions:
         if hours >= needs_hours:
+            if isinstance(store, OurStore):  # with nothing read before; answers of the peers are warm as well
+                store.open_again()
+                began = time.perf_counter()
+                question()
+                first_ms = (time.perf_counter() - began) * 1e3
+                figures.add(f"storage.query_ms.{name}{suffix}.first", first_ms, "ms, the first after opening")
             figures.add(f"storage.query_ms.{name}{suffix}", median_ms(question) - empty, unit, store.name)
 
 

@@ -18,11 +18,10 @@ from array import array
 from pathlib import Path
 
 import numpy as np
-from vllm_monitor.persistence.check import check_store
 
 from vllm_monitor import VLLMMonitor
 from vllm_monitor.errors import RecordNotFoundError, StaleRevisionError
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend, check_store
 from vllm_monitor.records import (
     Alert,
     AlertState,

@@ -23,7 +23,9 @@ LONG_AGO = START - 60 * 86_400
 PAGE = Layout([Series("a_total", (("n", str(number)),)) for number in range(40)])
 
 
-def fill(folder: Path, *, backend: StorageBackend = StorageBackend.HYBRID, start: float = START, scrapes: int = 400) -> None:
+def fill(
+    folder: Path, *, backend: StorageBackend = StorageBackend.HYBRID, start: float = START, scrapes: int = 400
+) -> None:
     """A store with noisy scrapes, so that a block fills several pages, and a few records."""
     config = PersistenceConfig(storage_dir=folder, backend=backend, metrics_retention_days=1000)
     with PersistenceManager(config, synchronous=True) as store:

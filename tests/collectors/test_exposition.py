@@ -7,6 +7,7 @@ import random
 import struct
 import weakref
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from vllm_monitor.collectors import exposition
 from vllm_monitor.collectors.exposition import MAX_LINES, PageParser, ParsedPage
 from vllm_monitor.errors import NotAMetricsPageError, PageTooLargeError
 from vllm_monitor.records import MetricKind, Series
@@ -350,6 +352,38 @@ def test_changing_single_lines_equals_reading_afresh(lines: list[str], data: st.
         again, fresh = parser.parse(page), parse(page)
         assert rows(again) == rows(fresh)
         assert again.malformed_lines == fresh.malformed_lines
+
+
+number_texts = st.one_of(
+    st.floats().map(repr),
+    st.integers().map(str),
+    st.sampled_from(
+        ["NaN", "-0", "1e400", "-inf", " 7 ", "0x1p3", "1_0", "1_0 1700", "1 1700", '2\t# {t="1"} 1', "", "b"]
+    ),
+)
+rests = st.one_of(number_texts, st.binary(max_size=6).map(lambda raw: raw.replace(b"\n", b"").decode("latin-1")))
+changes = st.lists(st.tuples(st.sampled_from(["a ", 'a{x="1_0"} ', "nan ", "b_total ", "a", "nan", ""]), rests))
+
+
+@settings(max_examples=200)
+@given(st.lists(changes, min_size=1, max_size=4))
+def test_reading_lines_together_equals_reading_them_one_by_one(sequence: list[list[tuple[str, str]]]) -> None:
+    first = ["a 1", 'a{x="1_0"} 2', "nan 3", "b_total 4", "# EOF"]
+
+    def read_all() -> list[tuple[object, int, bool]]:
+        parser, lines = PageParser(), list(first)
+        found: list[tuple[object, int, bool]] = []
+        for page in [[], *sequence]:
+            for place, (prefix, rest) in enumerate(page[: len(lines)]):
+                lines[place] = prefix + rest
+            with contextlib.suppress(NotAMetricsPageError):
+                parsed = parser.parse(("\n".join(lines) + "\n").encode("latin-1"))
+                found.append((rows(parsed), parsed.malformed_lines, parsed.truncated))
+        return found
+
+    together = read_all()
+    with mock.patch.object(exposition, "_read_together", return_value=None):
+        assert read_all() == together
 
 
 @given(st.binary(max_size=300))

@@ -6,10 +6,12 @@ import struct
 import sys
 import types
 import uuid
+import zlib
 from array import array
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.loose_codec import SPAN_MS, decode_loose, encode_loose
 from vllm_monitor.persistence.sample_values import code_of, from_float, milliseconds, to_sample_value
-from vllm_monitor.persistence.scrape_codec import bits_of, decode_scrape, encode_scrape
+from vllm_monitor.persistence.scrape_codec import bits_of, decode_run, decode_scrape, encode_scrape
 from vllm_monitor.persistence.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.value_codec import decode_value, encode_value
 from vllm_monitor.records import LifecycleState
@@ -189,6 +191,25 @@ def test_scrapes_are_bit_exact(pair: tuple[list[int], list[int]]) -> None:
     second = decode_scrape(delta, len(before), first)
     assert first.tolist() == pair[0]
     assert second.tolist() == pair[1]
+
+
+@given(st.integers(0, 40).flatmap(lambda n: st.lists(st.lists(bit_patterns, min_size=n, max_size=n), min_size=1)))
+def test_a_run_of_scrapes_is_read_at_once(run: list[list[int]]) -> None:
+    columns = len(run[0])
+    scrapes = [np.array(bits, dtype="<u8") for bits in run]
+    payloads = [encode_scrape(scrapes[0], None)]
+    payloads += [encode_scrape(after, before) for before, after in pairwise(scrapes)]
+    assert np.bitwise_xor.accumulate(decode_run(payloads, columns)).tolist() == run
+    for number in range(columns):
+        with pytest.raises(StoreDamagedError):
+            decode_run([*payloads[:-1], payloads[-1] + b"\1" * (number + 1)], columns)
+
+
+@given(st.lists(bit_patterns, max_size=40))
+def test_rows_of_the_first_revision_are_read(bits: list[int]) -> None:
+    scrape = np.array(bits, dtype="<u8")
+    payload = zlib.compress(np.packbits(scrape != 0).tobytes() + scrape[scrape != 0].tobytes(), 1)
+    assert decode_scrape(payload, len(bits), None).tolist() == bits
 
 
 @given(st.binary(max_size=60), st.integers(0, 40))

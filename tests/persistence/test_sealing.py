@@ -204,7 +204,7 @@ def test_a_failure_at_any_step_changes_nothing(
 
     monkeypatch.setattr(scrape_sealing, step, fail)
     before = rows_of(store, "SELECT * FROM metrics")
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(StoreUnavailableError, match="no"):
         store.run_maintenance(seal_all=True)
     assert rows_of(store, "SELECT * FROM metrics") == before
     assert rows_of(store, "SELECT count(*) FROM blocks") == rows_of(store, "SELECT count(*) FROM rollups") == [(0,)]

@@ -1,4 +1,4 @@
-"""The store: samples, checkpoints and events that survive whatever ends the process.
+"""The store: everything that must survive whatever ends the process.
 
 What needs a database is imported when it is first used, so that settings can be read without it.
 """
@@ -35,25 +35,31 @@ from vllm_monitor.records import (
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence.archive_reports import ExportReport, ImportReport
+    from vllm_monitor.persistence.check import CheckReport, Finding, check_store
     from vllm_monitor.persistence.manager import PersistenceManager
+    from vllm_monitor.persistence.model_store import ModelInfo
     from vllm_monitor.persistence.redaction import redact, redact_text
-    from vllm_monitor.persistence.results import SeriesData, StoreHealth
+    from vllm_monitor.persistence.results import MaintenanceReport, SeriesData, StoreHealth
 
 __all__ = [
     "Alert",
     "AlertState",
     "AttemptStatus",
+    "CheckReport",
     "Condition",
     "Event",
     "ExportReport",
     "FailurePattern",
     "FailurePrediction",
+    "Finding",
     "GuardrailPolicy",
     "HappyPath",
     "ImportReport",
     "LifecycleState",
+    "MaintenanceReport",
     "MitigationAttempt",
     "MitigationOutcome",
+    "ModelInfo",
     "PersistenceConfig",
     "PersistenceManager",
     "PluginRecord",
@@ -68,16 +74,22 @@ __all__ = [
     "StorageBackend",
     "StoreHealth",
     "StrategyRecord",
+    "check_store",
     "redact",
     "redact_text",
 ]
 
 _LAZY = {
+    "CheckReport": "check",
     "ExportReport": "archive_reports",
+    "Finding": "check",
     "ImportReport": "archive_reports",
+    "MaintenanceReport": "results",
+    "ModelInfo": "model_store",
     "PersistenceManager": "manager",
     "SeriesData": "results",
     "StoreHealth": "results",
+    "check_store": "check",
     "redact": "redaction",
     "redact_text": "redaction",
 }

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from vllm_monitor.persistence.summaries import (
     MINUTE_MS,
     MOST_MINUTES_APART,
+    Buckets,
     Floats,
-    buckets_of,
     summarise,
     summarise_spread,
 )
@@ -104,7 +104,7 @@ class Segment:
     count: Floats | None = None
 
 
-def segment_of_samples(times_ms: Times, values: Floats, step_ms: int, need: Need) -> Segment | None:
+def segment_of_samples(times_ms: Times, values: Floats, buckets: Buckets, need: Need) -> Segment | None:
     """Sum up the samples of one series, ascending by time; ``None`` when nothing takes part."""
     if need is Need.GROWTH:
         is_nan = np.isnan(values)
@@ -114,8 +114,9 @@ def segment_of_samples(times_ms: Times, values: Floats, step_ms: int, need: Need
         return None
     bounds = float(values[0]), float(values[-1]), int(times_ms[0]), int(times_ms[-1])
     if need is Need.LAST:
-        starts, bucket_ms = buckets_of(times_ms, step_ms)
-        return Segment(bucket_ms, values[np.append(starts[1:], len(values)) - 1], *bounds)
+        lasts_at, bucket_ms = buckets.of(times_ms)
+        return Segment(bucket_ms, values[lasts_at], *bounds)
+    step_ms = buckets.step_ms
     column = np.ascontiguousarray(values)[:, None]
     summary = summarise(times_ms, column, step_ms)
     lasts = summary.last[:, 0]
@@ -149,6 +150,11 @@ def _growth_step_by_step(times_ms: Times, values: Floats, step_ms: int) -> Float
 def combine(segments: Sequence[Segment], step_ms: int, aggregation: Aggregation, start_ms: int) -> tuple[Times, Floats]:
     """Starts and values of the buckets from ``start_ms`` on."""
     ordered = sorted(segments, key=lambda segment: segment.first_ms)
+    if len(ordered) == 1 and aggregation is Aggregation.LAST:
+        bucket_ms = ordered[0].bucket_ms
+        if not (bucket_ms % step_ms).any():  # whole buckets already
+            keep = int(np.searchsorted(bucket_ms, start_ms))
+            return bucket_ms[keep:].copy(), ordered[0].values[keep:].copy()
     if aggregation.need is Need.GROWTH:
         for before, segment in pairwise(ordered):
             segment.values = segment.values.copy()

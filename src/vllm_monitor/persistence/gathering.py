@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vllm_monitor.persistence.results import SeriesData
 from vllm_monitor.persistence.sample_rows import StoredSeries
 
-__all__ = ["NOT_COMMITTED", "Gathered", "Gathering", "Part", "SeriesKey"]
+__all__ = ["NOT_COMMITTED", "Gathered", "Gathering", "JoinedTimes", "Part", "SeriesKey"]
 
 NOT_COMMITTED = 1 << 62
 """The origin of samples that are still in memory: they arrived after all others."""
@@ -38,6 +39,21 @@ class Part(NamedTuple):
     position: NDArray[np.int64] | int
 
 
+class JoinedTimes:
+    """Joins the times of parts, only once if the next series has its samples in the very same parts."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.int64]] = []
+        self._joined: tuple[NDArray[np.int64], bool] = np.empty(0, dtype=np.int64), True
+
+    def of(self, parts: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], bool]:
+        """All times, and whether each is later than the one before."""
+        if len(parts) != len(self._parts) or any(map(operator.is_not, parts, self._parts)):
+            times = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._parts, self._joined = parts, (times, bool((times[1:] > times[:-1]).all()))
+        return self._joined
+
+
 @dataclass(slots=True)
 class Gathered:
     """What was found of one series."""
@@ -46,15 +62,19 @@ class Gathered:
     stored: StoredSeries
     parts: list[Part] = field(default_factory=list)
 
-    def in_order(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """All times and values: ascending by time, equal times in order of arrival."""
-        if len(self.parts) == 1:
-            times, values = self.parts[0].times_ms, self.parts[0].values
-        else:
+    def in_order(self, joined: JoinedTimes | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """All times and values: ascending by time, equal times in order of arrival.
+
+        Args:
+            joined: Shared by the series of a question: those of the same scrapes then get the same array of times.
+        """
+        if len(self.parts) > 1:
             self.parts.sort(key=lambda part: int(part.times_ms[0]))
-            times = np.concatenate([part.times_ms for part in self.parts])
+        times, ascend = (joined or JoinedTimes()).of([part.times_ms for part in self.parts])
+        values = self.parts[0].values
+        if len(self.parts) > 1:
             values = np.concatenate([part.values for part in self.parts])
-        if len(times) > 1 and not (times[1:] > times[:-1]).all():
+        if not ascend:
             order = self._order(times)
             times, values = times[order], values[order]
         return times, values
@@ -62,7 +82,9 @@ class Gathered:
     def to_series_data(self) -> SeriesData:
         """The samples as they are returned."""
         # What is shared with other readers cannot be written; the answer is the caller's own.
-        times, values = (found if found.flags.writeable else found.copy() for found in self.in_order())
+        times, values = self.in_order()
+        times = times if times.flags.writeable else times.copy()
+        values = values if values.flags.writeable else values.copy()
         stored = self.stored
         return SeriesData(self.target, stored.metric_type, stored.series, dict(stored.tags), times, values)
 

@@ -159,7 +159,8 @@ class Maintainer:
                 )
                 remove_orphans(store, self._config)
             with _collected(failures):
-                freed = shrink(store, self._config, should_stop=self._stop.is_set)
+                is_rearranged = seal_all or bool(compacted.blocks + compacted.rollups + sum(deleted.values()))
+                freed = shrink(store, self._config, everything=is_rearranged, should_stop=self._stop.is_set)
                 self.state.trouble = retention_trouble(store, self._config)
         report = self._noted(now, sealed, compacted, deleted, freed, failed=bool(failures))
         if failures:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vllm_monitor.errors import ConfigurationError, StoreDamagedError
 from vllm_monitor.persistence.aggregation import (
@@ -20,7 +21,7 @@ from vllm_monitor.persistence.aggregation import (
     histogram_quantile,
     segment_of_samples,
 )
-from vllm_monitor.persistence.gathering import Gathered, Gathering, SeriesKey, series_key
+from vllm_monitor.persistence.gathering import Gathering, JoinedTimes, SeriesKey, series_key
 from vllm_monitor.persistence.results import SeriesData
 from vllm_monitor.persistence.rolled_up import RollupHead, first_raw_ms, first_rollup_ms, read_rollup, rollup_heads
 from vllm_monitor.persistence.rollup_codec import Form, Rollup
@@ -28,7 +29,7 @@ from vllm_monitor.persistence.rollups import MINUTE_SECONDS, TEN_MINUTES_SECONDS
 from vllm_monitor.persistence.sample_reader import SampleReader
 from vllm_monitor.persistence.sample_rows import StoredSeries
 from vllm_monitor.persistence.selection import EARLIEST_MS, LATEST_MS, Scope, Selector, Stream
-from vllm_monitor.persistence.summaries import MINUTE_MS, MOST_MINUTES_APART, is_counter
+from vllm_monitor.persistence.summaries import MINUTE_MS, MOST_MINUTES_APART, Buckets, is_counter
 from vllm_monitor.records import Series
 
 __all__ = ["LONG_RANGE_MS", "RangeQuery", "make_range_query"]
@@ -85,11 +86,12 @@ class RangeQuery:
             reader.gather_sealed(stream, gathering)
             reader.gather_hot(stream, gathering)
         reader.gather_memory(gathering)
-        return ((found.target, found.stored, self.segments_of(found)) for found in gathering)
+        joined, buckets = JoinedTimes(), Buckets(self.step_ms)
+        return ((found.target, found.stored, self.segments_of(*found.in_order(joined), buckets)) for found in gathering)
 
-    def segments_of(self, found: Gathered) -> list[Segment]:
-        """What samples come to."""
-        segment = segment_of_samples(*found.in_order(), self.step_ms, self.aggregation.need)
+    def segments_of(self, times_ms: NDArray[np.int64], values: NDArray[np.float64], buckets: Buckets) -> list[Segment]:
+        """What samples in order of time come to."""
+        segment = segment_of_samples(times_ms, values, buckets, self.aggregation.need)
         return [] if segment is None else [segment]
 
     def _to_series(self, target: str, stored: StoredSeries, segments: list[Segment]) -> SeriesData:
@@ -257,14 +259,15 @@ class _Rolled:
         for stream in self._reader.streams():
             self._reader.gather_hot(stream, gathering)
         self._reader.gather_memory(gathering)
+        joined, buckets = JoinedTimes(), Buckets(self._query.step_ms)
         for found in gathering:
             key = series_key(found.target, found.stored)
-            times, _ = found.in_order()
+            times, values = found.in_order(joined)
             known = self._ends.get(key)
             if known is not None and int(times[0]) <= known[0] and not self._is_gone:
                 raise _CannotTellError
             entry = self._found.setdefault(key, (found.target, found.stored, []))
-            entry[2].extend(self._query.segments_of(found))
+            entry[2].extend(self._query.segments_of(times, values, buckets))
 
 
 def _bound_of(tags: Mapping[str, Any]) -> float | None:

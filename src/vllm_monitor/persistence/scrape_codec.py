@@ -76,8 +76,10 @@ def decode_scrape(payload: bytes, columns: int, previous: Bits | None) -> Bits:
     Raises:
         StoreDamagedError: When the payload does not have the documented form.
     """
-    changes = decode_run([payload], columns)[0]
-    return changes if previous is None else np.bitwise_xor(changes, previous)
+    changes: Bits = decode_run([payload], columns)[0]
+    if previous is not None:
+        changes ^= previous
+    return changes
 
 
 def decode_run(payloads: Sequence[bytes], columns: int) -> Bits:

@@ -57,7 +57,13 @@ def excess_bytes(hand: ShortTransactions, config: PersistenceConfig) -> int:
     return max(0, _content_bytes(hand, config) - _room_bytes(config.max_bytes))
 
 
-def shrink(store: SqlStore, config: PersistenceConfig, *, should_stop: Callable[[], bool] = lambda: False) -> int:
+def shrink(
+    store: SqlStore,
+    config: PersistenceConfig,
+    *,
+    everything: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
     """Give free pages back to the file system, then empty the log; the bytes by which file and log became smaller.
 
     Pages are moved some hundred at a time, in transactions of their own. A few free pages are no reason to move any:
@@ -67,6 +73,7 @@ def shrink(store: SqlStore, config: PersistenceConfig, *, should_stop: Callable[
     Args:
         store: The store; any thread.
         config: Settings.
+        everything: Also a few free pages: what was there is gone for good.
         should_stop: Asked between transactions.
 
     Raises:
@@ -79,7 +86,7 @@ def shrink(store: SqlStore, config: PersistenceConfig, *, should_stop: Callable[
         pages, free = _pragma(connection, "page_count"), _pragma(connection, "freelist_count")
         page_bytes, mode = _pragma(connection, "page_size"), _pragma(connection, "auto_vacuum")
     is_tight = config.max_bytes is not None and pages * page_bytes > _room_bytes(config.max_bytes)
-    if mode == _INCREMENTAL and free > (0 if is_tight else max(_SPARE_PAGES, pages // _SPARE_SHARE)):
+    if mode == _INCREMENTAL and free > (0 if is_tight or everything else max(_SPARE_PAGES, pages // _SPARE_SHARE)):
         hand.repeat(lambda: _give_pages_back(hand))
     _empty_log(store)
     return max(0, before - store.size_bytes())

@@ -17,6 +17,7 @@ from vllm_monitor.records import MetricKind, Series
 __all__ = [
     "MINUTE_MS",
     "MOST_MINUTES_APART",
+    "Buckets",
     "Spread",
     "Summary",
     "buckets_of",
@@ -98,6 +99,26 @@ def summarise_spread(times_ms: NDArray[np.int64], values: Floats, step_ms: int) 
             np.add.reduceat(np.where(is_number, values, 0.0), starts, axis=0),
             np.add.reduceat(is_number.astype(np.float64), starts, axis=0),
         )
+
+
+class Buckets:
+    """Buckets of ascending times, found only once for series that share an array of times.
+
+    Args:
+        step_ms: Length of a bucket.
+    """
+
+    def __init__(self, step_ms: int) -> None:
+        self.step_ms = step_ms
+        self._times: NDArray[np.int64] | None = None
+        self._found: tuple[NDArray[np.intp], NDArray[np.int64]]
+
+    def of(self, times_ms: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """The last sample of each bucket, and the time at which the bucket begins."""
+        if times_ms is not self._times:
+            starts, bucket_ms = buckets_of(times_ms, self.step_ms)
+            self._times, self._found = times_ms, (np.append(starts[1:], len(times_ms)) - 1, bucket_ms)
+        return self._found
 
 
 def buckets_of(times_ms: NDArray[np.int64], step_ms: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:

@@ -30,8 +30,8 @@ from storage_data import DayGenerator, Scrapes, load_recording, recording_path
 from storage_peers import Peer, RowSchema, installed_peers
 from vllm_monitor.collectors import PageParser
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.blocks.codec import BlockMethod, block_reader, encode_block
 from vllm_monitor.persistence.results import SeriesData
+from vllm_monitor.persistence.samples.blocks.codec import BlockMethod, block_reader, encode_block
 from vllm_monitor.records import Series
 
 SEED = 1

@@ -13,8 +13,8 @@ import pytest
 from tests.docs.pages import DOCS, Block, blocks, code_spans, section, table_rows
 
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.persistence.samples.scrape_codec import DELTA, KEYFRAME, KEYFRAME_INTERVAL, LOOSE
 from vllm_monitor.persistence.schema import HEAD_REVISION, metadata
-from vllm_monitor.persistence.scrape_codec import DELTA, KEYFRAME, KEYFRAME_INTERVAL, LOOSE
 
 PAGE = DOCS / "persistence.md"
 

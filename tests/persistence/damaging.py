@@ -12,12 +12,12 @@ import numpy as np
 
 from vllm_monitor.clock import make_random
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.merge import StoreMerger
-from vllm_monitor.persistence.page_carver import CarvedRow, carve
+from vllm_monitor.persistence.archive.merge import StoreMerger
+from vllm_monitor.persistence.damage.page_carver import CarvedRow, carve
+from vllm_monitor.persistence.damage.sqlite_pages import PageFile
+from vllm_monitor.persistence.damage.stored_rows import row_from_values
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import open_for_reading
-from vllm_monitor.persistence.sqlite_pages import PageFile
-from vllm_monitor.persistence.stored_rows import row_from_values
 from vllm_monitor.records import Event, Layout, LifecycleState, Series, StateCheckpoint
 
 PAGE_BYTES = 4096

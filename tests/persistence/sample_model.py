@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.persistence.results import SeriesData
-from vllm_monitor.persistence.summaries import is_counter
+from vllm_monitor.persistence.samples.summaries import is_counter
 from vllm_monitor.records import Layout, MetricKind, Series
 
 BEGIN_MS = 1_700_000_000_000

@@ -24,8 +24,8 @@ from tests.persistence.hostile import enqueue, everything, one_of_each, typed
 
 from vllm_monitor.errors import ArchiveError, ConfigurationError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.manifest import FileEntry, Manifest
-from vllm_monitor.persistence.rollup_codec import RollupReader
+from vllm_monitor.persistence.archive.manifest import FileEntry, Manifest
+from vllm_monitor.persistence.samples.rollup_codec import RollupReader
 from vllm_monitor.records import (
     AttemptStatus,
     Event,

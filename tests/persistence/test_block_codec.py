@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
-from vllm_monitor.persistence.blocks.codec import BlockMethod, BlockReader, block_reader, encode_block
+from vllm_monitor.persistence.samples.blocks.codec import BlockMethod, BlockReader, block_reader, encode_block
 from vllm_monitor.records import Series
 
 DATA = Path(__file__).parents[1] / "data"

@@ -24,8 +24,8 @@ from tests.persistence.damaging import (
 
 from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.check import CheckReport, check_store
-from vllm_monitor.persistence.sqlite_log import log_of
+from vllm_monitor.persistence.damage.check import CheckReport, check_store
+from vllm_monitor.persistence.damage.sqlite_log import log_of
 from vllm_monitor.records import GuardrailPolicy
 
 OpenStore = Callable[..., PersistenceManager]
@@ -190,7 +190,7 @@ def test_a_lost_row_takes_those_that_build_on_it_along(config: PersistenceConfig
 
 
 def test_findings_are_bounded(config: PersistenceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_monitor.persistence.check.MOST_FINDINGS_PER_TABLE", 10)
+    monkeypatch.setattr("vllm_monitor.persistence.damage.check.MOST_FINDINGS_PER_TABLE", 10)
     change(config, "UPDATE checkpoints SET checksum = 'x'")
     report = check_store(config)
     assert len(found(report, "checkpoints")) == 10

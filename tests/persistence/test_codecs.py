@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
-from vllm_monitor.persistence.loose_codec import SPAN_MS, decode_loose, encode_loose
-from vllm_monitor.persistence.sample_values import code_of, from_float, milliseconds, to_sample_value
-from vllm_monitor.persistence.scrape_codec import bits_of, decode_run, decode_scrape, encode_scrape
-from vllm_monitor.persistence.text_column import from_text_column, to_text_column
-from vllm_monitor.persistence.value_codec import decode_value, encode_value
+from vllm_monitor.persistence.codecs.sample_values import code_of, from_float, milliseconds, to_sample_value
+from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
+from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
+from vllm_monitor.persistence.samples.loose_codec import SPAN_MS, decode_loose, encode_loose
+from vllm_monitor.persistence.samples.scrape_codec import bits_of, decode_run, decode_scrape, encode_scrape
 from vllm_monitor.records import LifecycleState
 
 any_text = st.text(st.characters(), max_size=20)  # with lone surrogates

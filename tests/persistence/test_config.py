@@ -9,7 +9,7 @@ import pytest
 
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.persistence import PersistenceConfig, StorageBackend
-from vllm_monitor.persistence.json_lines import INDEX_FILE
+from vllm_monitor.persistence.json_backend.json_lines import INDEX_FILE
 
 
 def test_the_first_design_s_call_works(tmp_path: Path) -> None:

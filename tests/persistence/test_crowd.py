@@ -11,7 +11,7 @@ from tests.persistence.crowd import Crowd
 from tests.persistence.victims import nursery
 
 from vllm_monitor.persistence import PersistenceConfig
-from vllm_monitor.persistence.check import check_store
+from vllm_monitor.persistence.damage.check import check_store
 
 
 def crowd(folder: Path, processes: int, threads: int, seconds: float) -> dict[str, int]:

@@ -32,8 +32,8 @@ from vllm_monitor.errors import (
     ValueNotStorableError,
 )
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.document_stores import StoredDocuments, documents_of
-from vllm_monitor.persistence.documents import GUARDRAILS, Entry, merged_entry
+from vllm_monitor.persistence.documents.document_stores import StoredDocuments, documents_of
+from vllm_monitor.persistence.documents.documents import GUARDRAILS, Entry, merged_entry
 from vllm_monitor.records import GuardrailPolicy, PluginRecord, Severity, StrategyRecord
 
 OpenStore = Callable[..., PersistenceManager]

@@ -302,7 +302,7 @@ def test_memory_is_bounded_while_nothing_can_be_written(
     open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllm_monitor.persistence.pending.MOST_LOOSE_SAMPLES", 100)
-    monkeypatch.setattr("vllm_monitor.persistence.sample_verbs.MOST_LOOSE_SAMPLES", 100)
+    monkeypatch.setattr("vllm_monitor.persistence.samples.sample_verbs.MOST_LOOSE_SAMPLES", 100)
     monkeypatch.setattr("vllm_monitor.persistence.store_access._CROWDED", 50)
     monkeypatch.setattr("vllm_monitor.persistence.pending.MOST_SCRAPE_BYTES", 30_000)
     monkeypatch.setattr("vllm_monitor.persistence.pending.MOST_RARE_RECORDS", 10)

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 from vllm_monitor.errors import StorageError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.check import check_store
+from vllm_monitor.persistence.damage.check import check_store
 from vllm_monitor.records import GuardrailPolicy
 
 OpenStore = Callable[..., PersistenceManager]

@@ -297,8 +297,8 @@ def test_a_value_that_unpacks_to_much_more(store: PersistenceManager, archive: P
 
 @pytest.mark.slow
 def test_a_block_that_claims_to_be_huge(store: PersistenceManager, archive: Path) -> None:
-    from vllm_monitor.persistence import block_rows
-    from vllm_monitor.persistence.blocks.codec import encode_block
+    from vllm_monitor.persistence.samples import block_rows
+    from vllm_monitor.persistence.samples.blocks.codec import encode_block
 
     rows = 1 << 19
     series = [Series(f"s{number}") for number in range(64)]
@@ -317,8 +317,8 @@ def test_a_block_that_claims_to_be_huge(store: PersistenceManager, archive: Path
 
 
 def test_sequences_that_leave_no_numbers_for_ours(store: PersistenceManager, archive: Path) -> None:
-    from vllm_monitor.persistence.block_rows import BlockRow
-    from vllm_monitor.persistence.blocks.codec import encode_block
+    from vllm_monitor.persistence.samples.block_rows import BlockRow
+    from vllm_monitor.persistence.samples.blocks.codec import encode_block
 
     last = (1 << 63) - 1
     numbers = np.array([0, last])

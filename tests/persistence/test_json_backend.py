@@ -19,8 +19,8 @@ import pytest
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.json_lines import encode_line, read_lines
-from vllm_monitor.persistence.json_store import JsonStore
+from vllm_monitor.persistence.json_backend.json_lines import encode_line, read_lines
+from vllm_monitor.persistence.json_backend.json_store import JsonStore
 from vllm_monitor.records import (
     Alert,
     AlertState,

@@ -13,9 +13,9 @@ import pytest
 
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.check import check_store
-from vllm_monitor.persistence.json_lines import read_lines
-from vllm_monitor.persistence.json_store import JsonStore
+from vllm_monitor.persistence.damage.check import check_store
+from vllm_monitor.persistence.json_backend.json_lines import read_lines
+from vllm_monitor.persistence.json_backend.json_store import JsonStore
 from vllm_monitor.records import Event, Layout, MetricKind, Series
 
 A, B, C = (Series(name, (("engine", "0"),), MetricKind.COUNTER) for name in ("a_total", "b_total", "c_total"))

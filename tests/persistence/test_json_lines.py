@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_monitor.errors import StoreDamagedError
-from vllm_monitor.persistence.json_lines import decode_line, encode_line, read_lines, replace_file
-from vllm_monitor.persistence.json_values import bits_from_json, bits_to_json, nested, text_of
-from vllm_monitor.persistence.value_codec import encode_value
+from vllm_monitor.persistence.codecs.value_codec import encode_value
+from vllm_monitor.persistence.json_backend.json_lines import decode_line, encode_line, read_lines, replace_file
+from vllm_monitor.persistence.json_backend.json_values import bits_from_json, bits_to_json, nested, text_of
 
 json_texts = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -18,7 +18,7 @@ import pytest
 
 from vllm_monitor.errors import ArchiveError
 from vllm_monitor.persistence import PersistenceManager
-from vllm_monitor.persistence.legacy_import import import_legacy, is_legacy
+from vllm_monitor.persistence.legacy.legacy_import import import_legacy, is_legacy
 from vllm_monitor.records import (
     LifecycleState,
     MitigationOutcome,

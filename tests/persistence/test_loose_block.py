@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
-from vllm_monitor.persistence.blocks.codec import BlockMethod
-from vllm_monitor.persistence.blocks.loose_block import LooseBlock, decode_loose_block, encode_loose_block
+from vllm_monitor.persistence.samples.blocks.codec import BlockMethod
+from vllm_monitor.persistence.samples.blocks.loose_block import LooseBlock, decode_loose_block, encode_loose_block
 
 samples = st.tuples(
     st.integers(0, 3),  # rows after the row before

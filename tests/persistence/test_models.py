@@ -32,9 +32,9 @@ from vllm_monitor.errors import (
     ValueNotStorableError,
 )
 from vllm_monitor.persistence import PersistenceManager, StorageBackend
-from vllm_monitor.persistence.model_codec import decode_model, encode_model
-from vllm_monitor.persistence.model_store import model_checksum, remove_orphans
-from vllm_monitor.persistence.value_codec import Reference, encode_value
+from vllm_monitor.persistence.codecs.value_codec import Reference, encode_value
+from vllm_monitor.persistence.models.model_codec import decode_model, encode_model
+from vllm_monitor.persistence.models.model_store import model_checksum, remove_orphans
 
 OpenStore = Callable[..., PersistenceManager]
 BACKENDS = [StorageBackend.HYBRID, StorageBackend.SQLITE]
@@ -386,7 +386,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, model_store
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.persistence.models import model_store
 
 store = PersistenceManager(PersistenceConfig(storage_dir=Path(sys.argv[1]), backend=sys.argv[2]))
 number = 0

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_monitor.clock import make_random
-from vllm_monitor.persistence.page_carver import carve
-from vllm_monitor.persistence.sqlite_log import log_of, read_log
-from vllm_monitor.persistence.sqlite_pages import PageFile
+from vllm_monitor.persistence.damage.page_carver import carve
+from vllm_monitor.persistence.damage.sqlite_log import log_of, read_log
+from vllm_monitor.persistence.damage.sqlite_pages import PageFile
 
 Row = tuple[Any, ...]
 VALUES = st.one_of(

@@ -14,7 +14,7 @@ from tests.persistence.hostile import predictions
 from tests.persistence.test_records import nothing_commits, prediction
 
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.prediction_scores import calibration_bin_of, fold_predictions
+from vllm_monitor.persistence.records.prediction_scores import calibration_bin_of, fold_predictions
 from vllm_monitor.persistence.sqlite_file import make_engine
 from vllm_monitor.records import FailurePrediction, PredictionOutcome
 

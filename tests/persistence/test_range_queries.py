@@ -184,7 +184,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PersistenceManager
 
 
 def raw_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_monitor.persistence.range_query.LONG_RANGE_MS", 1 << 62)
+    monkeypatch.setattr("vllm_monitor.persistence.samples.range_query.LONG_RANGE_MS", 1 << 62)
 
 
 def test_roll_ups_say_the_same_as_samples(day: PersistenceManager, monkeypatch: pytest.MonkeyPatch) -> None:

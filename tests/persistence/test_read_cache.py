@@ -12,7 +12,7 @@ import numpy as np
 
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.persistence import PersistenceManager
-from vllm_monitor.persistence.read_cache import ReadCache
+from vllm_monitor.persistence.samples.read_cache import ReadCache
 from vllm_monitor.records import Layout, MetricKind, Series
 
 OpenStore = Callable[..., PersistenceManager]

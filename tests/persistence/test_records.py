@@ -26,8 +26,8 @@ from vllm_monitor.errors import (
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.persistence import pending as pending_module
 from vllm_monitor.persistence.pending import Batch, Pending, RareItem
-from vllm_monitor.persistence.rare_kinds import ATTEMPTS, EVENTS
-from vllm_monitor.persistence.rare_rows import RareKind
+from vllm_monitor.persistence.records.rare_kinds import ATTEMPTS, EVENTS
+from vllm_monitor.persistence.records.rare_rows import RareKind
 from vllm_monitor.records import (
     Alert,
     AlertState,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_monitor.persistence.redaction import REDACTED, is_secret_name, redact, redact_certain, redact_text
+from vllm_monitor.persistence.codecs.redaction import REDACTED, is_secret_name, redact, redact_certain, redact_text
 from vllm_monitor.records import LifecycleState
 
 SECRET_NAMES = [

@@ -14,9 +14,9 @@ from tests.waiting import wait_until
 
 from vllm_monitor.clock import ManualClock, make_random
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, schema
-from vllm_monitor.persistence.block_rows import BlockKind, BlockRow, RollupRow, Tier
+from vllm_monitor.persistence.maintenance.retention import expire, retention_trouble, shrink
 from vllm_monitor.persistence.open_store import open_store as open_sql_store
-from vllm_monitor.persistence.retention import expire, retention_trouble, shrink
+from vllm_monitor.persistence.samples.block_rows import BlockKind, BlockRow, RollupRow, Tier
 from vllm_monitor.persistence.sql_store import OWN_ORIGIN, SqlStore
 from vllm_monitor.records import Event, FailurePrediction, Layout, LifecycleState, Series, StateCheckpoint
 from vllm_monitor.records.prediction import PredictionConfidence, PredictionOutcome

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import PersistenceManager
-from vllm_monitor.persistence.block_rows import RollupRow
-from vllm_monitor.persistence.blocks.codec import BlockMethod
-from vllm_monitor.persistence.matrices import Matrix, join_matrices
-from vllm_monitor.persistence.rollup_codec import Form, Rollup, RollupReader, encode_rollup
-from vllm_monitor.persistence.rollup_joining import OldRollup, coarsen, join_rollups, joinable, read_rollup
-from vllm_monitor.persistence.rollups import rollup_of_matrix
+from vllm_monitor.persistence.samples.block_rows import RollupRow
+from vllm_monitor.persistence.samples.blocks.codec import BlockMethod
+from vllm_monitor.persistence.samples.matrices import Matrix, join_matrices
+from vllm_monitor.persistence.samples.rollup_codec import Form, Rollup, RollupReader, encode_rollup
+from vllm_monitor.persistence.samples.rollup_joining import OldRollup, coarsen, join_rollups, joinable, read_rollup
+from vllm_monitor.persistence.samples.rollups import rollup_of_matrix
 from vllm_monitor.records import Layout, MetricKind, Series
 
 OpenStore = Callable[..., PersistenceManager]

@@ -37,15 +37,15 @@ from tests.waiting import wait_until
 from vllm_monitor.clock import make_random
 from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
-from vllm_monitor.persistence.check import check_store
-from vllm_monitor.persistence.model_store import remove_orphans
+from vllm_monitor.persistence.damage.check import check_store
+from vllm_monitor.persistence.damage.rescue import rescue
+from vllm_monitor.persistence.damage.rescued_store import LOST_TARGET, RescuedStore
+from vllm_monitor.persistence.damage.salvage import reports_in, salvage_file
+from vllm_monitor.persistence.damage.set_aside import report_path, waiting_files
+from vllm_monitor.persistence.damage.sqlite_log import log_of
+from vllm_monitor.persistence.models.model_store import remove_orphans
 from vllm_monitor.persistence.open_store import open_store as open_sql_store
-from vllm_monitor.persistence.rescue import rescue
-from vllm_monitor.persistence.rescued_store import LOST_TARGET, RescuedStore
-from vllm_monitor.persistence.salvage import reports_in, salvage_file
-from vllm_monitor.persistence.set_aside import report_path, waiting_files
 from vllm_monitor.persistence.sqlite_file import quarantine
-from vllm_monitor.persistence.sqlite_log import log_of
 from vllm_monitor.records import GuardrailPolicy
 
 OpenStore = Callable[..., PersistenceManager]
@@ -54,7 +54,7 @@ OpenStore = Callable[..., PersistenceManager]
 @pytest.fixture(autouse=True)
 def _no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else writes to what is set aside here."""
-    monkeypatch.setattr("vllm_monitor.persistence.salvager._SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr("vllm_monitor.persistence.damage.salvager._SETTLE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

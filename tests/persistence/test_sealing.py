@@ -16,9 +16,10 @@ from tests.waiting import wait_until
 
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, scrape_sealing, sealing
-from vllm_monitor.persistence.blocks import codec
-from vllm_monitor.persistence.maintenance_lock import MaintenanceLock
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.persistence.maintenance.maintenance_lock import MaintenanceLock
+from vllm_monitor.persistence.samples import scrape_sealing, sealing
+from vllm_monitor.persistence.samples.blocks import codec
 from vllm_monitor.records import Layout, MetricKind, Series
 
 OpenStore = Callable[..., PersistenceManager]

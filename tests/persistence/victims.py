@@ -20,7 +20,7 @@ from typing import Any
 from tests.persistence.deeds import DEEDS, check_samples, check_values, save_samples
 
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.check import check_store
+from vllm_monitor.persistence.damage.check import check_store
 from vllm_monitor.records import FailurePrediction, LifecycleState, PredictionConfidence, PredictionOutcome
 
 __all__ = ["Victim", "nursery"]

@@ -62,7 +62,7 @@ def import_archive(
     from vllm_monitor.cli.progress import progress_bar
     from vllm_monitor.cli.stored import config_of
     from vllm_monitor.persistence import PersistenceManager
-    from vllm_monitor.persistence.legacy_import import import_legacy, is_legacy
+    from vllm_monitor.persistence.legacy.legacy_import import import_legacy, is_legacy
 
     report: Any
     config = config_of(storage_dir, backend)

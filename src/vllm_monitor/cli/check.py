@@ -9,7 +9,7 @@ import typer
 from vllm_monitor.cli.options import BackendOption, JsonOption, StorageDirOption, clean
 
 if TYPE_CHECKING:
-    from vllm_monitor.persistence.check import CheckReport
+    from vllm_monitor.persistence.damage.check import CheckReport
 
 __all__ = ["check"]
 
@@ -18,7 +18,7 @@ def check(storage_dir: StorageDirOption = None, backend: BackendOption = None, j
     """Verify every block, record and document of the store, while it is in use; ends with 1 when any is damaged."""
     from vllm_monitor.cli.progress import progress_bar
     from vllm_monitor.cli.stored import existing
-    from vllm_monitor.persistence.check import check_store
+    from vllm_monitor.persistence.damage.check import check_store
 
     config = existing(storage_dir, backend)
     with progress_bar("checking") as progress:

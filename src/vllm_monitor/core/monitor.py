@@ -22,7 +22,7 @@ from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.archive_reports import ExportReport, ImportReport
+from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
 from vllm_monitor.records import Event, MetricType, Observation, Severity
 
 __all__ = ["VLLMMonitor"]

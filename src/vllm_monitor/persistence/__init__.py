@@ -34,11 +34,11 @@ from vllm_monitor.records import (
 )
 
 if TYPE_CHECKING:
-    from vllm_monitor.persistence.archive_reports import ExportReport, ImportReport
-    from vllm_monitor.persistence.check import CheckReport, Finding, check_store
+    from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
+    from vllm_monitor.persistence.codecs.redaction import redact, redact_text
+    from vllm_monitor.persistence.damage.check import CheckReport, Finding, check_store
     from vllm_monitor.persistence.manager import PersistenceManager
-    from vllm_monitor.persistence.model_store import ModelInfo
-    from vllm_monitor.persistence.redaction import redact, redact_text
+    from vllm_monitor.persistence.models.model_verbs import ModelInfo
     from vllm_monitor.persistence.results import MaintenanceReport, SeriesData, StoreHealth
 
 __all__ = [
@@ -80,18 +80,18 @@ __all__ = [
 ]
 
 _LAZY = {
-    "CheckReport": "check",
-    "ExportReport": "archive_reports",
-    "Finding": "check",
-    "ImportReport": "archive_reports",
+    "CheckReport": "damage.check",
+    "ExportReport": "archive.archive_reports",
+    "Finding": "damage.check",
+    "ImportReport": "archive.archive_reports",
     "MaintenanceReport": "results",
-    "ModelInfo": "model_store",
+    "ModelInfo": "models.model_verbs",
     "PersistenceManager": "manager",
     "SeriesData": "results",
     "StoreHealth": "results",
-    "check_store": "check",
-    "redact": "redaction",
-    "redact_text": "redaction",
+    "check_store": "damage.check",
+    "redact": "codecs.redaction",
+    "redact_text": "codecs.redaction",
 }
 
 

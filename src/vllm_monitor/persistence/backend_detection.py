@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
-from vllm_monitor.persistence.json_lines import INDEX_FILE, LINES_FILE
+from vllm_monitor.persistence.json_backend.json_lines import INDEX_FILE, LINES_FILE
 
 __all__ = ["database_path", "detect_backend"]
 

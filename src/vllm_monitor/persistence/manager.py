@@ -8,18 +8,18 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from vllm_monitor.persistence.archive_verbs import ArchiveVerbs
-from vllm_monitor.persistence.document_verbs import DocumentVerbs
-from vllm_monitor.persistence.maintenance_verbs import MaintenanceVerbs
-from vllm_monitor.persistence.model_verbs import ModelVerbs
+from vllm_monitor.persistence.archive.archive_verbs import ArchiveVerbs
+from vllm_monitor.persistence.documents.document_verbs import DocumentVerbs
+from vllm_monitor.persistence.maintenance.maintenance_verbs import MaintenanceVerbs
+from vllm_monitor.persistence.models.model_verbs import ModelVerbs
 from vllm_monitor.persistence.pending import Batch
-from vllm_monitor.persistence.rare_kinds import ALL_KINDS
-from vllm_monitor.persistence.record_reader import count_records, count_with_pending
-from vllm_monitor.persistence.record_verbs import RecordVerbs
+from vllm_monitor.persistence.records.rare_kinds import ALL_KINDS
+from vllm_monitor.persistence.records.record_reader import count_records, count_with_pending
+from vllm_monitor.persistence.records.record_verbs import RecordVerbs
 from vllm_monitor.persistence.results import StoreHealth
-from vllm_monitor.persistence.sample_counts import NO_SAMPLES, count_samples
-from vllm_monitor.persistence.sample_rows import SeriesCatalogue
-from vllm_monitor.persistence.sample_verbs import SampleVerbs
+from vllm_monitor.persistence.samples.sample_counts import NO_SAMPLES, count_samples
+from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
+from vllm_monitor.persistence.samples.sample_verbs import SampleVerbs
 
 __all__ = ["PersistenceManager"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.damage.sqlite_log import log_is_damaged, log_of
 from vllm_monitor.persistence.file_locks import locked
-from vllm_monitor.persistence.json_store import JsonStore
+from vllm_monitor.persistence.json_backend.json_store import JsonStore
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
@@ -20,7 +21,6 @@ from vllm_monitor.persistence.sqlite_file import (
     prepare_file,
     quarantine,
 )
-from vllm_monitor.persistence.sqlite_log import log_is_damaged, log_of
 
 __all__ = ["open_store"]
 

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vllm_monitor.persistence.rare_rows import RareKind, Row
-from vllm_monitor.persistence.sample_values import SampleValue
+from vllm_monitor.persistence.codecs.sample_values import SampleValue
+from vllm_monitor.persistence.records.rare_rows import RareKind, Row
 from vllm_monitor.records import Layout
 
 __all__ = ["Batch", "LooseSample", "LooseSeries", "Pending", "RareItem", "RawSample", "Scrape"]

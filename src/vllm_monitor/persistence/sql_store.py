@@ -18,14 +18,14 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.codecs.sample_values import code_of
 from vllm_monitor.persistence.config import PersistenceConfig
-from vllm_monitor.persistence.identities import Identities
-from vllm_monitor.persistence.loose_codec import SPAN_MS, encode_loose
 from vllm_monitor.persistence.pending import Batch, LooseSample, Scrape
-from vllm_monitor.persistence.record_writer import write_records
-from vllm_monitor.persistence.sample_rows import SeriesCatalogue
-from vllm_monitor.persistence.sample_values import code_of
-from vllm_monitor.persistence.scrape_codec import (
+from vllm_monitor.persistence.records.record_writer import write_records
+from vllm_monitor.persistence.samples.identities import Identities
+from vllm_monitor.persistence.samples.loose_codec import SPAN_MS, encode_loose
+from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
+from vllm_monitor.persistence.samples.scrape_codec import (
     DELTA,
     KEYFRAME,
     KEYFRAME_INTERVAL,
@@ -35,13 +35,13 @@ from vllm_monitor.persistence.scrape_codec import (
     encode_scrape,
     row_checksum,
 )
+from vllm_monitor.persistence.samples.store_query import StoreQuery
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
     Fault,
     fault_of,
     make_engine,
 )
-from vllm_monitor.persistence.store_query import StoreQuery
 
 __all__ = ["EPOCH_KEY", "OWN_ORIGIN", "SqlStore"]
 

@@ -18,8 +18,8 @@ from sqlalchemy.pool import QueuePool
 
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.damage.sqlite_log import log_of
 from vllm_monitor.persistence.migrate import check_revision, create, revision_of, upgrade
-from vllm_monitor.persistence.sqlite_log import log_of
 
 __all__ = [
     "DATABASE_ERRORS",

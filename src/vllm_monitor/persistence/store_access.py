@@ -15,15 +15,15 @@ from sqlalchemy import Connection
 from vllm_monitor.clock import Clock, SystemClock, nanosecond_source
 from vllm_monitor.errors import ConfigurationError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.damage.salvage import SalvageReport
+from vllm_monitor.persistence.damage.salvager import Salvager
 from vllm_monitor.persistence.file_locks import Leases
-from vllm_monitor.persistence.live import LiveRings
-from vllm_monitor.persistence.loose_series import SeriesRegistry
-from vllm_monitor.persistence.maintenance import Maintainer
+from vllm_monitor.persistence.maintenance.maintenance import Maintainer
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Pending, RareItem
-from vllm_monitor.persistence.rare_kinds import EVENTS
-from vllm_monitor.persistence.salvage import SalvageReport
-from vllm_monitor.persistence.salvager import Salvager
-from vllm_monitor.persistence.sample_rows import SeriesCatalogue
+from vllm_monitor.persistence.records.rare_kinds import EVENTS
+from vllm_monitor.persistence.samples.live import LiveRings
+from vllm_monitor.persistence.samples.loose_series import SeriesRegistry
+from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 from vllm_monitor.persistence.writer import Writer
 from vllm_monitor.records import Event, Severity

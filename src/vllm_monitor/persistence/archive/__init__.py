@@ -1,0 +1,1 @@
+"""Export, import, and the merging of one store into another."""

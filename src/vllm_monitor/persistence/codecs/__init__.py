@@ -1,0 +1,1 @@
+"""Values, texts and numbers as a database can hold them, and back."""

@@ -1,0 +1,1 @@
+"""What is done about damage: checking, setting aside, bringing back."""

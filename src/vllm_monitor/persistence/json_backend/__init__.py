@@ -1,0 +1,1 @@
+"""The backend that keeps every record as a line of JSON."""

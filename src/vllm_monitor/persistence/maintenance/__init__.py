@@ -1,0 +1,1 @@
+"""What runs beside the writer: sealing, joining, retention, giving room back."""

@@ -1,0 +1,1 @@
+"""Learned models: values as JSON, arrays as safetensors, versions."""

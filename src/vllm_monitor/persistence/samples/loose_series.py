@@ -1,0 +1,67 @@
+"""Which series samples saved one by one belong to: one object per identity, found by one dictionary lookup."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_monitor.errors import ValueNotStorableError
+from vllm_monitor.persistence.codecs.value_codec import encode_value
+from vllm_monitor.persistence.pending import LooseSeries
+from vllm_monitor.persistence.results import metric_type_text
+from vllm_monitor.records import MetricType
+
+__all__ = ["SeriesRegistry"]
+
+_MOST_SERIES = 100_000
+
+FastKey = tuple[str, ...]
+
+
+class SeriesRegistry:
+    """Makes and remembers the series of single samples. Thread-safe.
+
+    ``fast`` maps (target, type, name, then the tag names as passed, then their values) to a series. It holds only
+    entries whose tags are all text: 1 and True would be the same key, but are not the same tag. Bounded: when
+    series keep coming it starts again from nothing.
+    """
+
+    def __init__(self) -> None:
+        self.fast: dict[FastKey, LooseSeries] = {}
+        self._by_identity: dict[tuple[str, str, str, str], LooseSeries] = {}
+        self._lock = threading.Lock()
+
+    def register(
+        self, target: str, metric_type: str | MetricType, metric_name: str, tags: Mapping[str, Any] | None
+    ) -> LooseSeries:
+        """The series of a sample that ``fast`` does not know.
+
+        Raises:
+            ValueNotStorableError: When a name is no text, or a tag cannot be stored.
+        """
+        for what, text in (("target", target), ("metric_type", metric_type), ("metric_name", metric_name)):
+            if not isinstance(text, str):
+                raise ValueNotStorableError(f"{what} {text!r} is no text", hint="Pass a str.")
+        if tags is not None and not isinstance(tags, Mapping):
+            raise ValueNotStorableError(f"tags of type {type(tags).__name__}", hint="Pass a dict of names and values.")
+        copied = dict(tags) if tags else {}
+        plain_type = metric_type_text(metric_type)
+        tags_json = encode_value(dict(sorted(copied.items(), key=lambda pair: str(pair[0]))))
+        identity = (target, plain_type, metric_name, tags_json)
+        with self._lock:
+            if len(self.fast) > _MOST_SERIES or len(self._by_identity) > _MOST_SERIES:
+                self.fast.clear()
+                self._by_identity.clear()
+            series = self._by_identity.get(identity)
+            if series is None:
+                series = LooseSeries(target, plain_type, metric_name, copied, tags_json)
+                self._by_identity[identity] = series
+            if all(type(name) is str and type(value) is str for name, value in copied.items()):
+                self.fast[target, metric_type, metric_name, *copied, *copied.values()] = series
+        return series
+
+    def all(self) -> list[LooseSeries]:
+        """Every series that is remembered."""
+        with self._lock:
+            return list(self._by_identity.values())

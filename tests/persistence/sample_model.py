@@ -101,12 +101,22 @@ class Model:
         if aggregation == "increase":
             return dict(grown)
         if aggregation == "rate":
-            return {bucket: growth / (step_ms / 1000) for bucket, growth in grown.items()}
+            return {
+                bucket: grown[bucket] / (_grown_for_ms(before, bucket, step_ms) / 1000)
+                for before, bucket in zip([None, *grown], grown, strict=False)
+            }
         return {bucket: _value(aggregation, values) for bucket, values in by_bucket.items()}
 
     def _add(self, series: Series, value: float) -> None:
         self.samples[str(series)].append((self.time_ms, value))
         self.series[str(series)] = series
+
+
+def _grown_for_ms(before: int | None, bucket: int, step_ms: int) -> int:
+    """From the bucket before it with samples, unless no sample of that can be a neighbour."""
+    if before is None or bucket // 60_000 - before // 60_000 - max(0, step_ms // 60_000 - 1) > 5:
+        return step_ms
+    return bucket - before
 
 
 def _value(aggregation: str, values: list[float]) -> float:

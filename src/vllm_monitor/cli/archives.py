@@ -14,7 +14,10 @@ __all__ = ["export", "import_archive"]
 
 
 def export(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The folder to write; it must not exist yet.")],
+    archive: Annotated[
+        Path,
+        typer.Argument(metavar="ARCHIVE", help="The folder to write; an older archive of the same store is replaced."),
+    ],
     storage_dir: StorageDirOption = None,
     backend: BackendOption = None,
     last: Annotated[
@@ -62,9 +65,12 @@ def import_archive(
     from vllm_monitor.cli.progress import progress_bar
     from vllm_monitor.cli.stored import config_of
     from vllm_monitor.persistence import PersistenceManager
+    from vllm_monitor.persistence.archive.archive_files import read_manifest
     from vllm_monitor.persistence.legacy.legacy_import import import_legacy, is_legacy
 
     report: Any
+    if not is_legacy(archive):
+        read_manifest(archive)  # before a store is made for what is no archive
     config = config_of(storage_dir, backend)
     with PersistenceManager(config, synchronous=True) as store, progress_bar("importing") as progress:
         if is_legacy(archive):

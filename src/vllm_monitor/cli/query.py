@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager, SeriesData
     from vllm_monitor.picture import Family
 
-__all__ = ["normalised", "query"]
+__all__ = ["find_series", "normalised", "query"]
 
 TABLE_ROWS = 40
 
@@ -65,7 +65,7 @@ def query(
         start_time = SystemClock().now() - parse_duration(last)
     url = normalised(target)
     with open_store(storage_dir) as store:
-        found = _find(store, metric, url, wanted, start_time, end_time)
+        found = find_series(store, metric, url, wanted, start_time, end_time)
         gaps = find_gaps(store, sorted({series.target for series in found}), start_time, end_time)
     if json:
         _print_json(metric, found, gaps)
@@ -87,14 +87,19 @@ def normalised(target: str | None) -> str | None:
         return target  # replayed recordings are targets without a URL
 
 
-def _find(
+def find_series(
     store: PersistenceManager,
     metric: str,
-    target: str | None,
-    tags: dict[str, str],
-    start_time: float | None,
-    end_time: float | None,
+    target: str | None = None,
+    tags: dict[str, str] | None = None,
+    start_time: float | None = None,
+    end_time: float | None = None,
 ) -> list[SeriesData]:
+    """The samples of a metric by its name on the page or by its canonical name.
+
+    Raises:
+        ConfigurationError: When the store knows no such name.
+    """
     from vllm_monitor.picture import DERIVED, FAMILIES
 
     def read(name: str) -> list[SeriesData]:

@@ -141,11 +141,11 @@ def replay(
 @contextmanager
 def temporary_store(storage_dir: Path | None) -> Iterator[PersistenceManager]:
     """The store in ``storage_dir``, or one that is gone afterwards."""
-    from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+    from vllm_monitor.cli.stored import config_of
+    from vllm_monitor.persistence import PersistenceManager
 
     with tempfile.TemporaryDirectory(prefix="vllm-monitor-") as folder:
-        config = PersistenceConfig(storage_dir=storage_dir or Path(folder) / "store")
-        store = PersistenceManager(config)
+        store = PersistenceManager(config_of(storage_dir or Path(folder) / "store", None, required=False))
         try:
             yield store
         finally:

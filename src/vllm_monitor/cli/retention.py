@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from vllm_monitor.cli.options import BackendOption, JsonOption, StorageDirOption
 from vllm_monitor.errors import ConfigurationError
 
 __all__ = ["retention"]
+
+LEAST_BYTES = 1 << 20
 
 
 def retention(
@@ -34,6 +37,16 @@ def retention(
     from vllm_monitor.cli.stored import existing
     from vllm_monitor.persistence import PersistenceManager
 
+    options = {
+        "--metrics-days": metrics_days,
+        "--checkpoints-days": checkpoints_days,
+        "--predictions-days": predictions_days,
+    }
+    for option, days in options.items():
+        if not 0 < days < math.inf:
+            raise ConfigurationError(f"{option} {days:g} makes no sense", hint="give a number of days above 0")
+    if max_bytes is not None and max_bytes < LEAST_BYTES:
+        raise ConfigurationError(f"--max-bytes {max_bytes} is too little", hint=f"give at least {LEAST_BYTES}")
     limits: dict[str, Any] = {
         "metrics_retention_days": metrics_days,
         "checkpoint_retention_days": checkpoints_days,
@@ -45,8 +58,8 @@ def retention(
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("nobody is there to ask", hint="add --yes to delete without asking")
-        days = f"samples older than {metrics_days:g} days, checkpoints {checkpoints_days:g}, predictions "
-        typer.confirm(f"{config.storage_dir}: delete {days}{predictions_days:g}?", abort=True)
+        limits_text = f"samples older than {metrics_days:g} days, checkpoints {checkpoints_days:g}, predictions "
+        typer.confirm(f"{config.storage_dir}: delete {limits_text}{predictions_days:g}?", abort=True)
     with PersistenceManager(config, synchronous=True) as store:
         before = store.get_statistics()["bytes"]
         deleted = store.cleanup_old_data()

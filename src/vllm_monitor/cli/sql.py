@@ -45,7 +45,7 @@ def sql(
         _attach(connection, database_of(config))
         if samples:
             _unpack(connection, config, samples, last)
-        connection.execute("PRAGMA query_only=ON")
+        connection.set_authorizer(_only_reading)
         try:
             cursor = connection.execute(text)
             names = [column[0] for column in cursor.description or ()]
@@ -53,8 +53,22 @@ def sql(
                 raise ConfigurationError("the statement returns nothing", hint="write a SELECT")
             _print(names, cursor, as_json=json, as_csv=as_csv)
         except (sqlite3.Error, sqlite3.Warning) as error:
-            tables = "checkpoints, predictions, mitigation_attempts, events, alerts, happy_paths ..."
-            raise ConfigurationError(f"{error}", hint=f"tables are {tables}; see docs/persistence.md") from error
+            raise ConfigurationError(f"{error}", hint=_hint(str(error))) from error
+
+
+def _only_reading(action: int, *_: str | None) -> int:
+    """Lets a statement read, and nothing else: ATTACH and VACUUM INTO would make files."""
+    reading = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+    return sqlite3.SQLITE_OK if action in reading else sqlite3.SQLITE_DENY
+
+
+def _hint(problem: str) -> str:
+    if "no such table: samples" in problem:
+        return "name the metrics to unpack with --samples"
+    if "not authorized" in problem or "prohibited" in problem:
+        return "only reading is allowed: write a SELECT"
+    tables = "checkpoints, predictions, mitigation_attempts, events, alerts, happy_paths ..."
+    return f"tables are {tables}; see docs/persistence.md"
 
 
 def _attach(connection: sqlite3.Connection, path: Path) -> None:
@@ -66,6 +80,7 @@ def _unpack(connection: sqlite3.Connection, config: Any, names: list[str], last:
     """Fill a temporary table with the samples of some metrics."""
     from json import dumps
 
+    from vllm_monitor.cli.query import find_series
     from vllm_monitor.clock import SystemClock
     from vllm_monitor.persistence import PersistenceManager
 
@@ -75,7 +90,7 @@ def _unpack(connection: sqlite3.Connection, config: Any, names: list[str], last:
     start_time = None if last is None else SystemClock().now() - parse_duration(last)
     with PersistenceManager(config, synchronous=True) as store:
         for name in names:
-            for series in store.query_range(name, start_time=start_time):
+            for series in find_series(store, name, start_time=start_time):
                 tags = dumps(dict(series.tags), default=str)
                 points = zip((series.timestamps_ms / 1000).tolist(), series.values.tolist(), strict=True)
                 rows = ((at, series.target, series.name, tags, value) for at, value in points)

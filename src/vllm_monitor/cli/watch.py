@@ -11,6 +11,7 @@ import typer
 
 from vllm_monitor.cli.options import (
     ApiKeyOption,
+    BackendOption,
     CaFileOption,
     CanaryOption,
     DurationOption,
@@ -39,6 +40,7 @@ def watch(
         ),
     ] = None,
     storage_dir: StorageDirOption = None,
+    backend: BackendOption = None,
     interval: IntervalOption = None,
     duration: DurationOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per target and tick.")] = False,
@@ -57,9 +59,9 @@ def watch(
     ] = None,
 ) -> None:
     """Watch vLLM servers: what they do, how they are, and what happened. Ctrl-C ends it."""
+    from vllm_monitor.cli.stored import config_of
     from vllm_monitor.core import VLLMMonitor
     from vllm_monitor.errors import ConfigurationError
-    from vllm_monitor.persistence import PersistenceConfig
 
     settings = make_config(
         config,
@@ -82,7 +84,7 @@ def watch(
     monitor = VLLMMonitor(
         settings,
         enable_persistence=store,
-        persistence_config=PersistenceConfig(storage_dir=storage_dir) if storage_dir is not None else None,
+        persistence_config=config_of(storage_dir, backend, required=False) if store else None,
     )
     try:
         for url in targets:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence.backend_detection import refuse_other_layout, settle_backend
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.damage.sqlite_log import log_is_damaged, log_of
 from vllm_monitor.persistence.file_locks import locked
@@ -42,9 +43,16 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
     try:
         config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
+            refuse_other_layout(config)
             if config.backend is StorageBackend.JSON:
                 return JsonStore.in_folder(config, now)
-            return _open_locked(path, config, now, suspect=suspect)
+            store = _open_locked(path, config, now, suspect=suspect)
+            try:
+                settle_backend(store, config)
+            except BaseException:
+                store.close()
+                raise
+            return store
     except StorageError:
         raise
     except Exception as error:

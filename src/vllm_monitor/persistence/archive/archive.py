@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from vllm_monitor.errors import ArchiveError
-from vllm_monitor.persistence.archive.archive_files import describe_files, is_archive
+from vllm_monitor.persistence.archive.archive_files import describe_files, is_archive, read_manifest
 from vllm_monitor.persistence.archive.archive_reports import ExportReport, Progress
 from vllm_monitor.persistence.archive.manifest import DATABASE_NAME, MANIFEST_NAME, Manifest
 from vllm_monitor.persistence.archive.merge import StoreMerger
@@ -33,8 +33,10 @@ _LOG = logging.getLogger(__name__)
 _EVERY_VERSION = 1 << 31
 
 
-def check_destination(folder: Path) -> None:
-    """Whether an archive may be written to a folder: it is missing, empty, or an older archive, which is replaced.
+def check_destination(folder: Path, store_id: str) -> None:
+    """Whether an archive of a store may be written to a folder.
+
+    It is missing, empty, or an older archive of the same store, which is replaced.
 
     Raises:
         ArchiveError: When it holds anything else.
@@ -47,6 +49,11 @@ def check_destination(folder: Path) -> None:
         raise ArchiveError(
             f"{folder} holds something that is no archive of vllm-monitor; it was not touched",
             hint="Give a folder that does not exist yet, or an empty one.",
+        )
+    if is_archive(folder) and read_manifest(folder).store_id != store_id:
+        raise ArchiveError(
+            f"{folder} is the archive of another store; it was not touched",
+            hint="Give another folder, or remove that archive first.",
         )
 
 
@@ -84,7 +91,7 @@ class ArchiveWriter:
         Raises:
             ArchiveError: When the folder cannot be written, or holds something else.
         """
-        with whole_folder(self._folder, check_destination) as work:
+        with whole_folder(self._folder, lambda folder: check_destination(folder, store_id)) as work:
             return self._write(work, store_id, connection, documents, models)
 
     def _write(

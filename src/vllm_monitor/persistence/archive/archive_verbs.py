@@ -42,7 +42,7 @@ class ArchiveVerbs(StoreAccess):
         models and counts of expired predictions are always in it. Plugins are, but not which of them are trusted.
 
         Args:
-            output_dir: A folder that is missing, empty, or an older archive, which is replaced.
+            output_dir: A folder that is missing, empty, or an older archive of this store, which is replaced.
             start_time: Unix seconds; only records and samples from then on. ``None`` is from the beginning.
             end_time: Only up to then, inclusive. ``None`` is to the end.
             progress: Called as ``progress(done, total, what)``.

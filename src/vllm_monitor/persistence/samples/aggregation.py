@@ -13,7 +13,8 @@ aggregation    value of a bucket
 ``increase``   growth of a counter: what each sample added to the one before it (which may lie in an earlier bucket),
                or all of it when it is smaller than the one before, because the counter began again. Samples whose
                minutes are more than five apart are no neighbours: a gap is nobody's growth.
-``rate``       ``increase`` by the seconds of the step
+``rate``       ``increase`` by the seconds since the bucket before it that has samples: one step, or more after a gap
+               and where samples come less often than steps; one step when that one is no neighbour
 ``quantile``   of the observations of a histogram, from the increase of its ``_bucket`` series, linear within a
                bucket (``histogram_quantile`` of Prometheus); NaN when nothing was observed
 =============  ======================================================================================================
@@ -171,7 +172,9 @@ def combine(segments: Sequence[Segment], step_ms: int, aggregation: Aggregation,
         return joined if order is None else joined[order]
 
     with np.errstate(all="ignore"):
-        values = _values(aggregation, column, starts, step_ms / 1000)
+        values = _values(aggregation, column, starts)
+        if aggregation is Aggregation.RATE:
+            values = values / _seconds_grown(buckets[starts] * step_ms, step_ms)
     bucket_ms = buckets[starts] * step_ms
     keep = int(np.searchsorted(bucket_ms, start_ms))
     return bucket_ms[keep:], values[keep:]
@@ -211,13 +214,20 @@ def _growth_between(before: Segment, segment: Segment) -> float:
     return segment.first - before.last if segment.first >= before.last else segment.first
 
 
-def _values(aggregation: Aggregation, column: Callable[[str], Floats], starts: Times, step_seconds: float) -> Floats:
+def _seconds_grown(bucket_ms: Times, step_ms: int) -> Floats:
+    """Over how long the growth of each bucket went on."""
+    since_ms = np.diff(bucket_ms, prepend=bucket_ms[:1] - step_ms)
+    minutes = np.diff(bucket_ms // MINUTE_MS, prepend=bucket_ms[:1] // MINUTE_MS)
+    least_apart = minutes - max(0, step_ms // MINUTE_MS - 1)  # of the last sample there and the first one here
+    return np.where(least_apart <= MOST_MINUTES_APART, since_ms, step_ms) / 1000
+
+
+def _values(aggregation: Aggregation, column: Callable[[str], Floats], starts: Times) -> Floats:
     if aggregation is Aggregation.LAST:
         values = column("values")
         return np.asarray(values[np.append(starts[1:], len(values)) - 1])
     if aggregation.need is Need.GROWTH:
-        grown = np.add.reduceat(column("values"), starts)
-        return np.asarray(grown / step_seconds if aggregation is Aggregation.RATE else grown)
+        return np.asarray(np.add.reduceat(column("values"), starts))
     if aggregation is Aggregation.MIN:
         return np.asarray(np.fmin.reduceat(column("low"), starts))
     if aggregation is Aggregation.MAX:

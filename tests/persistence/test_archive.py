@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import sqlite3
 import threading
 import time
@@ -13,7 +12,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.persistence.deeds import DEEDS, check_samples, save_samples
 from tests.persistence.hostile import enqueue, everything, one_of_each, typed
+from tests.persistence.rolled_up import rolled_up
 
 from vllm_monitor.errors import ArchiveError, ConfigurationError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.persistence.archive.manifest import FileEntry, Manifest
-from vllm_monitor.persistence.samples.rollup_codec import RollupReader
 from vllm_monitor.records import (
     AttemptStatus,
     Event,
@@ -394,27 +392,6 @@ def test_a_plugin_arrives_as_text(open_store: OpenStore, tmp_path: Path) -> None
     assert not proof.exists()
 
 
-def _rolled_up(path: Path, column: str, step_seconds: int = 60) -> dict[int, float]:
-    """How many samples of a series are behind the roll-ups of each step, from all rows of the table."""
-    counts: Counter[int] = Counter()
-    with closing(sqlite3.connect(path / "monitor.db")) as connection:
-        names = dict(connection.execute("SELECT id, metric_name FROM series"))
-        layouts = dict(connection.execute("SELECT id, series_ids FROM layouts"))
-        query = "SELECT layout_id, payload FROM rollups WHERE step_seconds = ?"
-        rows = connection.execute(query, (step_seconds,)).fetchall()
-    for layout_id, payload in rows:
-        columns = [names[number] for number in json.loads(layouts[layout_id])]
-        if column in columns:
-            rollup = RollupReader(partial(_slice, payload), len(payload)).read([columns.index(column)])
-            for start_ms, count, there in zip(rollup.bucket_ms, rollup.count[:, 0], rollup.present[:, 0], strict=True):
-                counts[int(start_ms)] += int(count) if there else 0
-    return dict(counts)
-
-
-def _slice(payload: bytes, offset: int, length: int) -> bytes:
-    return payload[offset : offset + length]
-
-
 @pytest.mark.parametrize("name", ["gauge", pytest.param("mine", marks=pytest.mark.slow)])
 def test_every_sample_is_rolled_up_once(open_store: OpenStore, tmp_path: Path, name: str) -> None:
     first = open_store(storage_dir=tmp_path / "first")
@@ -425,19 +402,19 @@ def test_every_sample_is_rolled_up_once(open_store: OpenStore, tmp_path: Path, n
     _save(first, range(91, 106))
     first.export_data(tmp_path / "a")
     second.import_data(tmp_path / "a")
-    assert sum(_rolled_up(tmp_path / "second", name).values()) == 105
+    assert sum(rolled_up(tmp_path / "second", name).values()) == 105
     _save(first, range(106, 171))
     first.run_maintenance(seal_all=True)
     _save(first, range(171, 201))
     first.export_data(tmp_path / "b")
     second.import_data(tmp_path / "b")
-    assert _rolled_up(tmp_path / "second", name) == expected
+    assert rolled_up(tmp_path / "second", name) == expected
     for archive in ("a", "b"):
         second.import_data(tmp_path / archive)
         first.import_data(tmp_path / archive)
-    assert _rolled_up(tmp_path / "second", name) == expected
+    assert rolled_up(tmp_path / "second", name) == expected
     first.run_maintenance(seal_all=True)
-    assert _rolled_up(tmp_path / "first", name) == expected
+    assert rolled_up(tmp_path / "first", name) == expected
 
 
 @pytest.mark.slow
@@ -453,31 +430,31 @@ def test_coarse_roll_ups_count_every_sample_once(open_store: OpenStore, tmp_path
     first.run_maintenance(seal_all=True)
     first.export_data(tmp_path / "b")
     expected = Counter(int((base + number) // 600 * 600_000) for number in range(1, 301))
-    assert _rolled_up(tmp_path / "first", "gauge", 600) == expected
+    assert rolled_up(tmp_path / "first", "gauge", 600) == expected
     for archive in ("b", "a", "b"):
         second.import_data(tmp_path / archive)
         third.import_data(tmp_path / archive)
     for store, name in ((second, "second"), (third, "third")):
         for _ in range(2):
             store.run_maintenance(seal_all=True)
-        assert _rolled_up(tmp_path / name, "gauge", 600) == expected
-        assert sum(_rolled_up(tmp_path / name, "gauge").values()) == 300
+        assert rolled_up(tmp_path / name, "gauge", 600) == expected
+        assert sum(rolled_up(tmp_path / name, "gauge").values()) == 300
 
 
 def test_roll_ups_whose_samples_are_gone(open_store: OpenStore, tmp_path: Path) -> None:
     first = open_store(storage_dir=tmp_path / "first")
     _save(first, range(1, 101))
     first.run_maintenance(seal_all=True)
-    before = _rolled_up(tmp_path / "first", "gauge")
+    before = rolled_up(tmp_path / "first", "gauge")
     with closing(sqlite3.connect(tmp_path / "first" / "monitor.db")) as connection, connection:
         connection.execute("DELETE FROM blocks")
     first.export_data(tmp_path / "archive")
     first.export_data(tmp_path / "minute", _BASE + 61, _BASE + 90)
     second = open_store(storage_dir=tmp_path / "second")
     assert second.import_data(tmp_path / "minute").added["rollup_buckets"] > 0
-    assert list(_rolled_up(tmp_path / "second", "gauge")) == [int((_BASE + 60) * 1000)]
+    assert list(rolled_up(tmp_path / "second", "gauge")) == [int((_BASE + 60) * 1000)]
     second.import_data(tmp_path / "archive")
-    assert _rolled_up(tmp_path / "second", "gauge") == before
+    assert rolled_up(tmp_path / "second", "gauge") == before
 
 
 def test_an_archive_of_an_older_schema_is_migrated_in_a_copy(open_store: OpenStore, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import math
 import struct
 import sys
@@ -8,6 +9,7 @@ import types
 import uuid
 import zlib
 from array import array
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -24,7 +26,7 @@ from hypothesis import strategies as st
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.codecs.sample_values import code_of, from_float, milliseconds, to_sample_value
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
-from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
+from vllm_monitor.persistence.codecs.value_codec import DEEPEST, decode_value, encode_value
 from vllm_monitor.persistence.samples.loose_codec import SPAN_MS, decode_loose, encode_loose
 from vllm_monitor.persistence.samples.scrape_codec import bits_of, decode_run, decode_scrape, encode_scrape
 from vllm_monitor.records import LifecycleState
@@ -158,6 +160,48 @@ def test_values_without_end_are_refused() -> None:
         encode_value(endless)
 
 
+@pytest.mark.parametrize(
+    ("wrap", "levels"),
+    [
+        (lambda value: [value], 1),
+        (lambda value: {"a": value}, 1),
+        (lambda value: (value,), 2),
+        (lambda value: frozenset([value]), 2),
+        (lambda value: {1: value}, 3),
+    ],
+)
+def test_the_depth_limit_counts_what_is_written(wrap: Callable[[Any], Any], levels: int) -> None:
+    value: Any = 1
+    for _ in range(DEEPEST // levels):
+        value = wrap(value)
+    assert decode_value(encode_value(value)) == value
+    with pytest.raises(ValueNotStorableError, match="nested too deeply"):
+        encode_value(wrap(value))
+    shown = decode_value(encode_value(wrap(value), on_unknown=lambda _: "seen"))
+    assert "seen" in str(shown)
+
+
+def test_what_is_stored_can_be_read_from_a_deep_stack() -> None:
+    value: Any = 1
+    for _ in range(DEEPEST // 2):
+        value = (value,)
+    text = encode_value(value)
+
+    def read(frames: int) -> Any:
+        return decode_value(text) if frames == 0 else read(frames - 1)
+
+    frames_used = len(inspect.stack(0))
+    assert read(sys.getrecursionlimit() - frames_used - 25) == value
+
+
+def test_what_was_stored_before_there_was_a_limit_can_be_read() -> None:
+    text = '{"$tuple":[' * 450 + "1" + "]}" * 450
+    value = decode_value(text)
+    for _ in range(450):
+        (value,) = value
+    assert value == 1
+
+
 @given(st.text())
 def test_decoding_damage_is_one_kind_of_error(text: str) -> None:
     for damaged in (text, '{"$int":' + text, '{"$unknown":1}', '{"$tuple":3}', "NaN", '{"$enum":[1]}', "[" * 100_000):
@@ -213,9 +257,13 @@ def test_rows_of_the_first_revision_are_read(bits: list[int]) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 40))
-def test_damaged_scrapes_raise(payload: bytes, columns: int) -> None:
-    with pytest.raises(StoreDamagedError):
-        decode_scrape(payload, columns, None)
+def test_any_bytes_are_a_scrape_or_damage(payload: bytes, columns: int) -> None:
+    try:
+        bits = decode_scrape(payload, columns, None)
+    except StoreDamagedError:
+        return
+    assert payload[:1] == b"\x01"  # no change at all is a scrape as well
+    assert len(bits) == columns
 
 
 @given(

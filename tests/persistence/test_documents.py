@@ -32,6 +32,7 @@ from vllm_monitor.errors import (
     ValueNotStorableError,
 )
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
+from vllm_monitor.persistence.damage.check import check_store
 from vllm_monitor.persistence.documents.document_stores import StoredDocuments, documents_of
 from vllm_monitor.persistence.documents.documents import GUARDRAILS, Entry, merged_entry
 from vllm_monitor.records import GuardrailPolicy, PluginRecord, Severity, StrategyRecord
@@ -100,6 +101,10 @@ def names_of(store: PersistenceManager) -> list[str]:
 
 def document_of(folder: Path, name: str = "guardrails.json") -> Any:
     return json.loads((folder / "store" / name).read_text())
+
+
+def good_of(file: Path) -> Path:
+    return file.with_name(f".{file.name}.good")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -268,7 +273,8 @@ print(store.health().message)
 """
 
 
-@pytest.mark.parametrize("backend", MOSTLY_HYBRID)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_processes_lose_nothing(open_store: OpenStore, tmp_path: Path, backend: StorageBackend) -> None:
     open_store(backend=backend).close()
     arguments = [sys.executable, "-c", WORKER, str(tmp_path / "store"), str(backend)]
@@ -300,7 +306,8 @@ while True:
 """
 
 
-@pytest.mark.parametrize("backend", MOSTLY_HYBRID)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_kill_9_loses_nothing_that_was_acknowledged(
     open_store: OpenStore, tmp_path: Path, backend: StorageBackend
 ) -> None:
@@ -344,6 +351,8 @@ def test_merging_what_comes_from_another_store(open_store: OpenStore, tmp_path: 
     for _ in range(2):
         with store.engine.connect().execution_options(begin="IMMEDIATE") as connection, connection.begin():
             documents.update(GUARDRAILS, connection, merge)
+        file = ours.config.storage_dir / "guardrails.json"
+        assert backend is StorageBackend.SQLITE or good_of(file).read_bytes() == file.read_bytes()
     assert [set(entries) for entries in changed] == [{"new", "both", "gone", "future"}, set()]  # twice is once
     assert {policy.name: policy.condition for policy in ours.load_guardrails()} == {
         "both": "theirs > 1",  # changed later than ours
@@ -414,7 +423,145 @@ def test_an_entry_that_makes_no_sense_is_skipped_and_kept(open_store: OpenStore,
     assert repr(kept) == repr(broken)
 
 
-def test_a_broken_file_is_set_aside_and_salvaged(open_store: OpenStore, tmp_path: Path) -> None:
+def settle(file: Path, at: float = 1.0) -> None:
+    """No editor is at work."""
+    os.utime(file, (at, at))
+
+
+def unreadable(store: PersistenceManager) -> list[str]:
+    store.flush_all()
+    return [found.message for found in store.get_events("document_unreadable", limit=None)]
+
+
+def test_a_forgotten_comma_leaves_the_last_good_version_in_force(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    store.save_guardrails([policy("a"), policy("b"), policy("c")])
+    file = tmp_path / "store" / "guardrails.json"
+    good = store.load_guardrails()
+    lines = file.read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if "about b" in line)
+    lines[at] = lines[at].removesuffix(",")
+    broken = "\n".join(lines)
+    file.write_text(broken)
+    settle(file)
+    place = f"guardrails.json, line {at + 2}, column 7: expecting ',' delimiter"
+    for _ in range(3):
+        assert store.load_guardrails() == good
+        other = open_store()
+        assert other.load_guardrails() == good  # a restart knows it too
+        other.flush_all()
+    health = store.health()
+    assert place in health.message
+    assert "last good version is in force" in health.message
+    assert "Mend" in health.hint
+    assert not health.ok
+    assert not health.quarantined
+    assert store.get_statistics()["damaged_documents"] == [health.message]
+    assert len(unreadable(store)) == 1  # of four managers that saw it, and of all their reads
+    (finding,) = check_store(store.config).findings
+    assert (finding.where, finding.name) == ("guardrails", "guardrails.json")
+    assert finding.problem == f"{place.partition(', ')[2]}; the last good version is in force"
+    assert file.read_text() == broken  # the person who edits it finds it as it was left
+    lines[at] += ","
+    lines = [line.replace("about c", "mended") for line in lines]
+    file.write_text("\n".join(lines))
+    settle(file, 2)
+    assert [found.description for found in store.load_guardrails()] == ["about a", "about b", "mended"]
+    assert store.health().ok
+    assert check_store(store.config).ok
+    file.write_text("{")
+    settle(file, 3)
+    assert store.load_guardrails()[2].description == "mended"  # an edit by hand is a good version too
+    assert len(unreadable(store)) == 2
+    assert sorted(path.name for path in file.parent.iterdir() if "guardrails" in path.name) == [
+        ".guardrails.json.good",
+        "guardrails.json",
+    ]
+    assert stat.S_IMODE(good_of(file).stat().st_mode) == 0o600
+
+
+def test_a_broken_file_is_noticed_though_nobody_loads_it(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    store.save_strategies([StrategyRecord("s")])
+    file = tmp_path / "store" / "strategies.json"
+    file.write_bytes(file.read_bytes().replace(b'"description": ""', b'"description": "\xe9"'))
+    assert not store.get_statistics()["damaged_documents"]  # somebody may be writing it just now
+    settle(file)
+    (message,) = store.get_statistics()["damaged_documents"]
+    assert "strategies.json, line 8, column 23: not UTF-8" in message
+    assert not store.health().ok
+    good_of(file).replace(file)
+    settle(file, 2)
+    assert not store.get_statistics()["damaged_documents"]
+    assert store.health().ok
+
+
+def test_a_file_cut_off_at_any_byte_leaves_the_last_good_version_in_force(
+    open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store()
+    store.save_guardrails([policy("a")])
+    file = tmp_path / "store" / "guardrails.json"
+    whole = file.read_bytes()
+    good = store.load_guardrails()
+    for length in range(len(whole) - 1):
+        file.write_bytes(whole[:length])
+        settle(file)
+        assert store.load_guardrails() == good
+        assert not store.health().ok
+    assert len(unreadable(store)) == 1
+    file.write_bytes(whole)
+    assert store.load_guardrails() == good
+    assert store.health().ok
+
+
+def test_saving_joins_a_broken_file_with_the_last_good_version(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    store.save_guardrails([policy(name) for name in "abcd"])
+    file = tmp_path / "store" / "guardrails.json"
+
+    def by_hand(entries: dict[str, Any]) -> None:
+        entries["a"]["condition"] = "mine > 1"
+        del entries["a"]["revision"]
+        entries["b"]["condition"] = "mine > 2"
+        entries["new"] = {"description": "by hand", "condition": "y > 2"}
+
+    edit(file, by_hand)
+    broken = file.read_text().replace('"about b",', '"about b"')
+    file.write_text(broken)
+    settle(file)
+    store.save_guardrails({"d": {"enabled": False}})
+    expected = [
+        policy("a", "mine > 1"),
+        policy("b"),  # its edit cannot be read
+        policy("c"),
+        policy("d", enabled=False),
+        GuardrailPolicy("new", "by hand", "y > 2"),
+    ]
+    assert store.load_guardrails() == expected
+    assert open_store().load_guardrails() == expected
+    assert store.document_revisions("guardrails") == {"a": 2, "b": 1, "c": 1, "d": 2, "new": 1}
+    assert "salvaged" not in document_of(tmp_path)  # nothing that counted was lost
+    (aside,) = store.health().quarantined
+    assert Path(aside).read_text() == broken
+    assert not store.get_statistics()["damaged_documents"]
+    assert good_of(file).read_bytes() == file.read_bytes()
+    store.flush_all()
+    assert [found.severity for found in store.get_events("document_quarantined")] == [Severity.WARNING]  # it was told
+
+
+def test_where_no_good_version_can_be_kept_memory_has_it(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    file = tmp_path / "store" / "guardrails.json"
+    good_of(file).mkdir(parents=True)
+    store.save_guardrails([policy("a"), policy("b")])
+    file.write_text(file.read_text()[:20])
+    settle(file)
+    assert names_of(store) == ["a", "b"]
+    assert names_of(open_store()) == []
+
+
+def test_without_a_good_version_entries_are_salvaged(open_store: OpenStore, tmp_path: Path) -> None:
     store = open_store()
     store.save_guardrails([policy(f"g{number}", metadata={"n": {"revision": 1}}) for number in range(9)])
     known = store.load_guardrails()
@@ -431,22 +578,27 @@ def test_a_broken_file_is_set_aside_and_salvaged(open_store: OpenStore, tmp_path
         "empty": (b"", set()),
         "deep": (b'{"entries": {"a": ' + b"[" * 100_000, set()),
     }
-    for number, (name, (damaged, least)) in enumerate(harms.items()):
+    for name, (damaged, least) in harms.items():
+        store.close()
+        store = open_store()
         file.write_bytes(damaged)
-        os.utime(file, (1, 1))  # no editor is at work
+        good_of(file).unlink()
+        settle(file)
         found = set(names_of(store))
         assert least <= found, name
         assert name != "bytes" or "g2" not in found  # what can no longer be known is not made up
-        assert len(store.health().quarantined) == number + 1
+        assert "no good version is kept" in store.health().message
+        assert "no good version is kept" in check_store(store.config).findings[0].problem
+        assert file.read_bytes() == damaged
+        store.save_guardrails(known)
         assert Path(store.health().quarantined[-1]).read_bytes() == damaged
-        assert json.loads(file.read_text())["version"] == 1
-        store.save_guardrails(known)  # what the monitor still knows comes back
         assert {found.name for found in known} == set(names_of(store)), name
         assert store.load_guardrails()[0] in known
+        assert not store.health().ok
+    store.flush_all()
     events = store.get_events("document_quarantined", limit=None)
     assert len(events) == len(harms)
     assert "guardrails.json" in events[0].message
-    assert not store.health().ok
 
 
 def test_a_broken_file_is_also_found_when_saving(open_store: OpenStore, tmp_path: Path) -> None:
@@ -454,13 +606,29 @@ def test_a_broken_file_is_also_found_when_saving(open_store: OpenStore, tmp_path
     store.save_guardrails([policy("a"), policy("b")])
     file = tmp_path / "store" / "guardrails.json"
     file.write_text(file.read_text()[:-5])
-    os.utime(file, (1, 1))
+    settle(file)
     open_store().save_guardrails([policy("c")])
     assert set(names_of(store)) == {"a", "b", "c"}
+    good_of(file).unlink()
     file.unlink()
     file.mkdir()
     store.save_guardrails([policy("d")])
-    assert names_of(store) == ["d"]
+    assert names_of(store) == ["a", "b", "c", "d"]
+    assert not [found for found in file.parent.iterdir() if found.name.endswith(".new")]
+
+
+def test_an_edit_without_its_revision_is_not_overwritten(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    store.save_guardrails([policy("a")])
+    (known,) = store.load_guardrails()
+    file = tmp_path / "store" / "guardrails.json"
+
+    def by_hand(entries: dict[str, Any]) -> None:
+        entries["a"] = {"description": "about a", "condition": "mine > 1"}
+
+    edit(file, by_hand)
+    store.save_guardrails([replace(known, enabled=False)])
+    assert store.load_guardrails() == [policy("a", "mine > 1", enabled=False)]
 
 
 def test_a_deleted_file_is_written_again(open_store: OpenStore, tmp_path: Path) -> None:

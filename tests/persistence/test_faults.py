@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tests.waiting import wait_until
 
-from vllm_monitor.errors import StoreUnavailableError
+from vllm_monitor.errors import RecordNotFoundError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.persistence.sql_store import SqlStore
-from vllm_monitor.records import Event, Layout, LifecycleState, Series, StateCheckpoint
+from vllm_monitor.records import Event, GuardrailPolicy, Layout, LifecycleState, Series, StateCheckpoint
 
 OpenStore = Callable[..., PersistenceManager]
 WIDE = Layout([Series("a_total", (("n", str(number)),)) for number in range(300)])
@@ -74,6 +74,8 @@ def test_a_folder_that_cannot_be_made(open_store: OpenStore, tmp_path: Path, cap
     assert (health.ok, health.degraded, health.not_durable) == (False, True, 1)
     assert health.hint
     assert len(times_of(store)) == 5
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        store.load_model("m")  # nobody can say that there is none
     assert store.get_events() == [Event(timestamp=1, event_type="x", message="message 1", event_id=record_id)]
     assert store.get_statistics()["degraded"]
     assert store.acquire_lease("t")
@@ -82,6 +84,48 @@ def test_a_folder_that_cannot_be_made(open_store: OpenStore, tmp_path: Path, cap
     (tmp_path / "file").unlink()  # and now it can be made
     wait_until(lambda: store.health().ok and store.is_durable(record_id), "the store opens by itself")
     assert len(times_of(store)) == 5
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("sqlite", "monitor.db-wal"),
+        ("sqlite", "monitor.db-journal"),
+        ("json", "happy_paths.json"),
+        ("json", "events.jsonl"),
+        ("hybrid", "guardrails.json"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+    open_store: OpenStore, tmp_path: Path, backend: str, name: str
+) -> None:
+    pipe = tmp_path / "store" / name
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    store = open_store(backend=backend, durable_timeout_seconds=0.2)
+    assert name in store.health().message or name == "guardrails.json"
+    store.load_guardrails()
+    record_id = store.save_event(event(1))
+    store.save_guardrails([GuardrailPolicy("g", "d", "x > 1")])
+    pipe.unlink(missing_ok=True)
+    store.flush_all()
+    wait_until(lambda: store.is_durable(record_id) and not store.health().degraded, "it recovers by itself")
+    assert [policy.name for policy in store.load_guardrails()] == ["g"]
+
+
+def test_maintenance_says_in_words_what_stops_it(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store(synchronous=True, durable_timeout_seconds=0.05)
+    fill(store, 1)
+    blocker = sqlite3.connect(tmp_path / "store" / "monitor.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        store.run_maintenance(seal_all=True)
+    blocker.close()
+    lock = tmp_path / "store" / "maintenance.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    with pytest.raises(StoreUnavailableError, match=r"maintenance\.lock"):
+        store.cleanup_old_data()
 
 
 def test_required_says_so_when_a_record_is_not_durable(open_store: OpenStore, tmp_path: Path) -> None:
@@ -101,13 +145,20 @@ def test_required_says_so_when_a_record_is_not_durable(open_store: OpenStore, tm
 def test_a_read_only_disk(open_store: OpenStore, small_disk: Path) -> None:
     store = open_store(storage_dir=small_disk)
     fill(store, 3)
+    store.save_model("m", {"a": 1})
     store.close()
     assert mount("-o", "remount,ro", str(small_disk)) == 0
     store = open_store(storage_dir=small_disk)
     assert store.health().degraded
     fill(store, 2, start=10)
     store.save_event(event(1))
-    assert len(store.get_metrics(metric_name="x")) == 2
+    assert times_of(store) == [0, 1, 2, 10, 11]  # what is on the disk is read all the same
+    assert store.load_model("m")[0] == {"a": 1}
+    with pytest.raises(RecordNotFoundError):
+        store.load_model("other")
+    for verb in (store.run_maintenance, store.cleanup_old_data):
+        with pytest.raises(StoreUnavailableError):
+            verb()
     assert store.acquire_lease("t")
     assert mount("-o", "remount,rw", str(small_disk)) == 0
     wait_until(lambda: store.health().ok, "the store is written again")

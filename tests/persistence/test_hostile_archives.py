@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -20,7 +21,9 @@ import pytest
 
 from vllm_monitor.errors import ArchiveError, StorageError, StoreTooNewError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.records import Event, GuardrailPolicy, Layout, PluginRecord, Series
+from vllm_monitor.persistence.models.model_store import model_checksum
+from vllm_monitor.persistence.records.rare_kinds import ALL_KINDS
+from vllm_monitor.records import Event, FailurePattern, GuardrailPolicy, Layout, PluginRecord, Series
 
 OpenStore = Callable[..., PersistenceManager]
 _PROOF = "import pathlib; pathlib.Path('ran').touch()"
@@ -36,6 +39,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
             store.save_scrape(layout, array("d", [number, 0.5]), timestamp=1e9 + number, target="http://t")
             store.save_metric("custom", "mine", number, timestamp=1e9 + number)
         store.save_event(Event(timestamp=1e9, event_type="e", message="m"))
+        store.save_failure_pattern(FailurePattern(pattern_id="f", timestamp=1e9, failure_type="x", last_seen=2e9))
         store.save_learning_data("bandit", {"text": "x" * 9000}, "restart", 1.0)
         store.save_guardrails([GuardrailPolicy("g", "d", "x > 1")])
         store.save_plugins([PluginRecord("p", "collector", _PROOF)])
@@ -205,6 +209,10 @@ def test_a_manifest_that_is_none(store: PersistenceManager, archive: Path, conte
         ("schema", "'; DROP TABLE"),
         ("schema", 2),
         ("created_at", "now"),
+        ("created_at", 10**400),
+        ("created_at", math.nan),
+        ("end_time", -(10**400)),
+        ("schema", "0000"),
         ("start_time", "now"),
         ("counts", {"samples": 10**9}),
         ("files", [{"name": "monitor.db", "size_bytes": 10**30, "sha256": "0" * 64}]),
@@ -275,6 +283,46 @@ def test_a_database_with_anything_else_in_it(store: PersistenceManager, archive:
 def test_rows_that_were_changed(store: PersistenceManager, archive: Path, statement: str) -> None:
     _change_database(archive, statement)
     _refused(store, archive, ".")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("failure_patterns", "last_seen", "soon"),
+        ("failure_patterns", "last_seen", math.inf),
+        ("failure_patterns", "occurrence_count", 1.5),
+        ("events", "message", b"bytes"),
+        ("learning_data", "state_context", 7),
+        ("models", "size_bytes", "many"),
+        ("models", "timestamp", "now"),
+        ("blocks", "samples", math.inf),
+        ("blocks", "scrapes", "twenty"),
+        ("rollups", "buckets", "x"),
+        ("targets", "target", b"http://t"),
+    ],
+)
+def test_values_of_another_type_with_checksums_that_fit(
+    store: PersistenceManager, archive: Path, table: str, column: str, value: Any
+) -> None:
+    sums = {kind.table: kind.checksum for kind in ALL_KINDS} | {"models": model_checksum}
+    with closing(sqlite3.connect(archive / "monitor.db")) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        row = dict(connection.execute(f"SELECT * FROM {table}").fetchone()) | {column: value}  # noqa: S608  # ours
+        if table in sums:
+            row["checksum"] = sums[table](row)
+        connection.execute(f"REPLACE INTO {table} VALUES ({','.join('?' * len(row))})", list(row.values()))  # noqa: S608  # ours
+    _seal(archive)
+    _refused(store, archive, ".")
+
+
+def test_a_fault_of_ours_while_verifying_is_a_refusal_as_well(
+    store: PersistenceManager, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("vllm_monitor.persistence.archive.archive_import.counts_of", stumble)
+    _refused(store, archive, "KeyError")
 
 
 def test_pages_of_garbage(store: PersistenceManager, archive: Path) -> None:

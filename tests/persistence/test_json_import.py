@@ -31,7 +31,7 @@ def fill(store: PersistenceManager) -> None:
     for number in range(300):
         page = Layout([A, B] if number % 2 else [A, B, C])
         store.save_scrape(page, array("d", [number, -0.0, 7.5][: len(page)]), timestamp=60 + number, target="t")
-        store.save_metric("custom", "queue", number, {"n": (number % 2,)}, {"at": Path("/p")}, timestamp=60 + number)
+        store.save_metric("custom", "queue", number, {"n": number % 2 == 1}, {"at": Path("/p")}, timestamp=60 + number)
     store.save_event(Event(timestamp=1.0, event_type="e", message="m"))
 
 

@@ -234,6 +234,10 @@ def test_what_cannot_come_back_is_refused(open_store: OpenStore) -> None:
         with pytest.raises(ValueNotStorableError, match=message) as caught:
             store.save_model("m", model)
         assert caught.value.hint
+    with pytest.raises(ValueNotStorableError, match="ndarray") as caught:
+        store.save_learning_data("weights", {"w": np.ones(3)}, {}, 1.0)
+    assert ".tolist()" in caught.value.hint
+    assert "save_model" in caught.value.hint
     with pytest.raises(ValueNotStorableError, match="name"):
         store.save_model(7, {})  # type: ignore[arg-type]  # on purpose
     assert store.list_models() == []
@@ -404,7 +408,7 @@ while True:
 
 
 @pytest.mark.parametrize("backend", MOSTLY_HYBRID)
-@pytest.mark.parametrize("die_after", [3, 0])
+@pytest.mark.parametrize("die_after", [3, pytest.param(0, marks=pytest.mark.slow)])
 def test_kill_9_leaves_the_version_before(
     open_store: OpenStore, tmp_path: Path, backend: StorageBackend, die_after: int
 ) -> None:
@@ -460,7 +464,8 @@ print(store.health().message)
 """
 
 
-@pytest.mark.parametrize("backend", MOSTLY_HYBRID)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_processes_save_one_model(open_store: OpenStore, tmp_path: Path, backend: StorageBackend) -> None:
     open_store(backend=backend).close()
     program = [sys.executable, "-c", SAVER, str(tmp_path / "store"), str(backend)]

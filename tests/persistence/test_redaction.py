@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ SECRET_NAMES = [
     "HUGGING_FACE_HUB_TOKEN",
     "PASSWORD",
     "auth",
+    "MYPASS",
+    "DBPASS",
+    "APP_PWD",
+    "GITHUB_PAT",
 ]
 HARMLESS_NAMES = [
     "max_tokens",
@@ -100,6 +105,14 @@ def test_harmless_names(name: str) -> None:
         "{'password': 'xyzzy'}",
         "http://host/?api_key=xyzzy&x=1",
         "password: xyzzy",
+        "password:xyzzy",
+        '{"a": "{\\"api_key\\": \\"xyzzy\\"}"}',
+        "--api-key:xyzzy",
+        "AWS_SESSION_TOKEN xyzzy0123456789",
+        "https://xyzzy0123456789abcdef@github.com/x",
+        "https://x.blob.core.windows.net/a?sv=1&sig=xyzzy",
+        "https://hooks.slack.com/services/T0/B0/xyzzy",
+        "curl -s -u user:xyzzy http://host",
         "-----BEGIN RSA PRIVATE KEY-----\nxyzzy\n-----END RSA PRIVATE KEY-----",
     ],
 )
@@ -125,6 +138,12 @@ def test_secrets_in_text(text: str) -> None:
         "time: 12:30, token_ids: 5",
         "--key-value 3",
         "sk-learn",
+        "https://git@github.com/x",
+        "docker run -u 1000:1000 image",
+        "HF_TOKEN environment variable is not set",
+        "token:3 key:value auth:basic",
+        "http://host/?signal=3",
+        "host:8000",
     ],
 )
 def test_harmless_text(text: str) -> None:
@@ -138,6 +157,21 @@ def test_command_lines() -> None:
         "--max-tokens", "5",
     ]  # fmt: skip
     assert redact({"token": None, "password": "", "auth": True}) == {"token": None, "password": "", "auth": True}
+
+
+def test_pairs_and_paths() -> None:
+    assert redact([["HF_TOKEN", "x"]]) == [["HF_TOKEN", REDACTED]]
+    assert redact([("api_key", "x"), ("port", "8000")]) == [("api_key", REDACTED), ("port", "8000")]
+    assert redact(["api_key", "MY_SECRET_7"]) == ["api_key", REDACTED]
+    for harmless in (["key", "value"], ["token", "count"], ["passwords", "secrets"], ["api_key"], ("api_key", 3)):
+        assert redact(harmless) == harmless
+    assert redact(Path("/x/--api-key=xyzzy")) == Path(f"/x/--api-key={REDACTED}")
+    assert redact(Path("/models/llama")) == Path("/models/llama")
+
+
+@pytest.mark.parametrize("name", ["OLDPWD", "OLD_PWD", "compass", "first_pass", "pat", "format_pat"])
+def test_names_that_only_end_alike(name: str) -> None:
+    assert not is_secret_name(name)
 
 
 @given(

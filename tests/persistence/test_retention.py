@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import insert
 from tests.waiting import wait_until
@@ -375,21 +376,21 @@ def test_the_oldest_blocks_go_until_the_store_fits(shelf: Callable[..., Shelf], 
 
 
 def test_roll_ups_go_after_blocks_and_rare_records_never(open_store: OpenStore) -> None:
-    store = open_store(synchronous=True, max_bytes=1 << 20, clock=ManualClock(NOW))
+    store = open_store(synchronous=True, max_bytes=2 << 20, clock=ManualClock(NOW))
     inner = store._writer.store
     assert inner is not None
     one = Shelf(inner, store.config)
-    one.add_blocks([1.0] * 3)
-    one.add_rollups(60, [4.0, 3], size_bytes=130_000)
-    one.add_rollups(600, [6.0, 5], size_bytes=130_000)
+    one.add_blocks([1.0] * 60, size_bytes=10_000)
+    one.add_rollups(60, [4.0, 3], size_bytes=250_000)
+    one.add_rollups(600, [6.0, 5], size_bytes=250_000)
     one.expire()
-    assert one.ages() == []
+    assert len(one.ages()) == (524_288 - 250_000) // 10_000
     assert one.ages("rollups", "step_seconds = 60") == []
     assert one.ages("rollups", "step_seconds = 600") == [6, 5]
     for number in range(100):
         store.save_event(Event(timestamp=NOW, event_type="e", message=make_random(number).randbytes(4_000).hex()))
     one.expire()
-    assert one.ages("rollups") == []
+    assert one.ages("rollups") == [5]  # the newest have a part of the limit, whatever fills the rest
     assert len(store.get_events(limit=None)) == 100
     trouble = retention_trouble(inner, store.config)
     assert trouble is not None
@@ -397,9 +398,26 @@ def test_roll_ups_go_after_blocks_and_rare_records_never(open_store: OpenStore) 
     assert "max_bytes" in trouble[1]
 
 
+def test_models_that_fill_the_limit_leave_a_quarter_to_the_newest_samples(open_store: OpenStore) -> None:
+    store = open_store(synchronous=True, max_bytes=1 << 20, clock=ManualClock(NOW))
+    inner = store._writer.store
+    assert inner is not None
+    one = Shelf(inner, store.config)
+    one.add_blocks([10 - number / 10 for number in range(60)], size_bytes=10_000)
+    one.add_rollups(600, [6.0, 5], size_bytes=20_000)
+    store.save_model("m", np.frombuffer(make_random(1).randbytes(2_000_000), np.uint8))
+    one.expire()
+    newest_first = (262_144 - 40_000) // 10_000
+    assert one.ages() == [round(10 - number / 10, 3) for number in range(60 - newest_first, 60)]
+    assert one.ages("rollups") == [6, 5]
+    trouble = retention_trouble(inner, store.config)
+    assert trouble is not None
+    assert "models take 2,000,0" in trouble[0]
+
+
 def test_models_count_towards_the_limit(shelf: Callable[..., Shelf], tmp_path: Path) -> None:
     one = shelf(max_bytes=4 << 20)
-    one.add_blocks([1.0] * 100, size_bytes=10_000)
+    one.add_blocks([1.0] * 150, size_bytes=10_000)
     assert not any(one.expire().values())
     folder = tmp_path / "store" / "models"
     folder.mkdir()

@@ -13,6 +13,7 @@ from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.json_backend.json_lines import INDEX_FILE, LINES_FILE
+from vllm_monitor.persistence.plain_file import refuse_strange_companions
 from vllm_monitor.persistence.sql_store import SqlStore
 
 __all__ = ["database_path", "detect_backend", "refuse_other_layout", "settle_backend"]
@@ -34,10 +35,13 @@ def detect_backend(config: PersistenceConfig) -> StorageBackend | None:
 
 def _backend_in(path: Path) -> StorageBackend | None:
     """What the database says of itself."""
+    if not path.is_file():
+        return None
     try:
+        refuse_strange_companions(path)
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
             row = connection.execute("SELECT value FROM store_meta WHERE key = ?", (BACKEND_KEY,)).fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, StoreUnavailableError):
         return None  # older, damaged, or locked: opening it will say more
     return StorageBackend(row[0]) if row is not None and row[0] in set(StorageBackend) else None
 

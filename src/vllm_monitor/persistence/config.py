@@ -17,7 +17,7 @@ _URL_FORMS = "sqlite:///FOLDER/FILE or json:///FOLDER (an absolute folder has fo
 _FILE_FIELDS = ("db_file", "plugins_file", "guardrails_file", "strategies_file", "happy_paths_file", "models_dir")
 _INDEX_FILE = "index.db"
 _OUR_FILES = (_INDEX_FILE, "leases")
-_OUR_SUFFIXES = (".lock", ".jsonl", ".new", "-wal", "-shm", "-journal")
+_OUR_SUFFIXES = (".lock", ".jsonl", ".new", ".good", "-wal", "-shm", "-journal")
 
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -33,6 +33,7 @@ def locked(path: Path, timeout_seconds: float) -> Iterator[None]:
     clock = SystemClock()
     pause = threading.Event()
     descriptor = _open_private(path)
+    process = os.getpid()
     try:
         deadline = clock.monotonic() + timeout_seconds
         while True:
@@ -48,6 +49,8 @@ def locked(path: Path, timeout_seconds: float) -> Iterator[None]:
             pause.wait(_POLL_SECONDS)
         yield
     finally:
+        if os.getpid() == process:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open, too
         os.close(descriptor)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from vllm_monitor.persistence.archive.archive_verbs import ArchiveVerbs
+from vllm_monitor.persistence.damage.set_aside import what_happened
 from vllm_monitor.persistence.documents.document_verbs import DocumentVerbs
 from vllm_monitor.persistence.maintenance.maintenance_verbs import MaintenanceVerbs
 from vllm_monitor.persistence.models.model_verbs import ModelVerbs
@@ -68,11 +69,14 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
         state = self._writer.state
         not_durable = self._pending.not_durable()
         dropped = {kind: number for kind, number in self._pending.dropped.items() if number}
+        troubles = self._documents.troubles()
         message, hint = "", ""
         if state.error is not None:
             message, hint = state.error.message, state.error.hint
+        elif troubles:
+            message, hint = "; ".join(trouble.message for trouble in troubles), troubles[0].hint
         elif state.quarantined:
-            message = f"a damaged store was set aside as {state.quarantined[-1]}"
+            message = what_happened(self.config, state.quarantined[-1])
             hint = self._salvager.outlook()
         elif dropped:
             message = f"dropped: {dropped}"
@@ -118,6 +122,7 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
                 "newest": max(times) / 1000 if times else None,
             }
 
+        self._notice_documents()
         health = self.health()
         state = self._writer.state
         return {
@@ -133,5 +138,6 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
             "last_error": state.last_error,
             "degraded": health.degraded,
             "quarantined": list(health.quarantined),
+            "damaged_documents": [trouble.message for trouble in self._documents.troubles()],
             "maintenance": asdict(self._maintainer.state),
         }

@@ -10,7 +10,10 @@ from vllm_monitor.persistence.backend_detection import refuse_other_layout, sett
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.damage.sqlite_log import log_is_damaged, log_of
 from vllm_monitor.persistence.file_locks import locked
+from vllm_monitor.persistence.forks.connection_gate import GATE
+from vllm_monitor.persistence.forks.inherited_files import check_not_inherited
 from vllm_monitor.persistence.json_backend.json_store import JsonStore
+from vllm_monitor.persistence.plain_file import refuse_strange_companions
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
@@ -42,7 +45,8 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
     path = config.db_path
     try:
         config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds):
+        check_not_inherited(path)
+        with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds), GATE.entered():
             refuse_other_layout(config)
             if config.backend is StorageBackend.JSON:
                 return JsonStore.in_folder(config, now)
@@ -77,6 +81,7 @@ def _open_locked(path: Path, config: PersistenceConfig, now: float, *, suspect: 
         raise StoreUnavailableError(
             f"{path} is no file", hint="Move what is in its place away; the store is made by itself then."
         )
+    refuse_strange_companions(path)
     # A log that SQLite would cut short without a word, or forget because its file is gone.
     harmed = is_orphaned_log(path) or log_is_damaged(log_of(path))
     if not suspect and not harmed:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_monitor.records import MetricType, Series
+from vllm_monitor.records import Series
 
 __all__ = ["MaintenanceReport", "SeriesData", "StoreHealth"]
 
@@ -94,8 +94,3 @@ class MaintenanceReport:
     joined_rollups: int = 0
     deleted: Mapping[str, int] = field(default_factory=dict)
     freed_bytes: int = 0
-
-
-def metric_type_text(metric_type: str | MetricType) -> str:
-    """A metric type as plain text."""
-    return metric_type.value if isinstance(metric_type, MetricType) else str.__str__(metric_type)

@@ -1,7 +1,7 @@
 """The store in an SQL database: what the writer writes and what readers look at.
 
-Thread-safety: ``write``, ``commit``, ``rollback`` and ``close`` belong to one thread at a time; ``reading`` may
-be used by any thread.
+Thread-safety: ``write``, ``commit``, ``rollback`` and ``close`` belong to one thread at a time; ``reading`` and
+``connect`` may be used by any thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.codecs.sample_values import code_of
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.forks.connection_gate import GATE
+from vllm_monitor.persistence.forks.fork_hooks import FORKS
+from vllm_monitor.persistence.forks.inherited_files import keep_for_ever
 from vllm_monitor.persistence.pending import Batch, LooseSample, Scrape
 from vllm_monitor.persistence.records.record_writer import write_records
 from vllm_monitor.persistence.samples.identities import Identities
@@ -80,6 +83,8 @@ class _Run:
 class SqlStore:
     """An open database with its one writing connection.
 
+    For a fork of the process all connections are closed; each is made again when it is next needed.
+
     Args:
         path: The database file.
         config: Settings.
@@ -96,18 +101,32 @@ class SqlStore:
         self.catalogue = SeriesCatalogue()
         self._pool_lock = threading.Lock()
         self._closed = False
+        self._is_inherited = False
+        self._writing: Connection | None = None
+        self._out: dict[int, int] = {}  # connections that are in use, and who has entered the gate for them
         self._identities = Identities()
         self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
         self._epoch: str | None = None
         try:
             self._file_number = path.stat().st_ino
-            self._writer: Connection = self.engine.connect().execution_options(begin="IMMEDIATE")
-            # The hot insert goes past SQLAlchemy, whose bookkeeping would cost more than the insert.
-            self._raw: Any = self._writer.connection.dbapi_connection
-            self.store_id = self._introduce(now)
+            with GATE.entered():
+                self.store_id = self._introduce(now)
+                FORKS.stores.add(self)
         except BaseException:
             self.engine.dispose()
             raise
+
+    @property
+    def _writer(self) -> Connection:
+        if self._writing is None:
+            self._check_ours()
+            self._writing = self.engine.connect().execution_options(begin="IMMEDIATE")
+        return self._writing
+
+    @property
+    def _raw(self) -> Any:
+        # The hot insert goes past SQLAlchemy, whose bookkeeping would cost more than the insert.
+        return self._writer.connection.dbapi_connection
 
     def _introduce(self, now: float) -> str:
         """The id of the store; made when it is new. Also proves that it can be written."""
@@ -139,10 +158,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: When the store was closed meanwhile.
         """
-        with self._pool_lock:
-            if self._closed:
-                raise StoreUnavailableError(f"{self.path} was just closed", hint="It is opened again by itself.")
-            connection = self.engine.connect()
+        connection = self.connect()
         try:
             _PIN.rows(connection)
         except BaseException:
@@ -150,14 +166,40 @@ class SqlStore:
             raise
         return connection
 
+    def connect(self) -> Connection:
+        """A connection without a transaction; give it to :meth:`release`. Waits while the process is being forked.
+
+        Raises:
+            StoreUnavailableError: When the store was closed meanwhile.
+        """
+        who = GATE.enter()
+        try:
+            with self._pool_lock:
+                self._check_ours()
+                if self._closed:
+                    raise StoreUnavailableError(f"{self.path} was just closed", hint="It is opened again by itself.")
+                connection = self.engine.connect()
+            self._out[id(connection)] = who
+        except BaseException:
+            GATE.leave(who)
+            raise
+        return connection
+
     def release(self, connection: Connection) -> None:
-        """Take back what :meth:`reading` gave."""
-        if self._closed:
-            connection.invalidate()  # its pool is gone, nobody would close it later
-        connection.close()
+        """Take back what :meth:`reading` or :meth:`connect` gave."""
+        if self._is_inherited:
+            keep_for_ever(connection)
+            return
+        try:
+            if self._closed:
+                connection.invalidate()  # its pool is gone, nobody would close it later
+            connection.close()
+        finally:
+            GATE.leave(self._out.pop(id(connection)))
 
     def write(self, batch: Batch) -> None:
         """Write a batch, without committing it."""
+        self._check_ours()
         self._identities.bound()
         self._writer.begin()
         rows: list[_MetricsRow] = []
@@ -171,6 +213,7 @@ class SqlStore:
 
     def commit(self) -> None:
         """Make what was written durable."""
+        self._check_ours()
         transaction = self._writer.get_transaction()
         if transaction is not None:
             transaction.commit()
@@ -179,7 +222,7 @@ class SqlStore:
         """Forget what was written, and what was remembered of it."""
         self._identities.forget()
         self._runs.clear()
-        transaction = self._writer.get_transaction()
+        transaction = None if self._writing is None or self._is_inherited else self._writing.get_transaction()
         if transaction is not None:
             transaction.rollback()
 
@@ -192,15 +235,38 @@ class SqlStore:
 
     def close(self) -> None:
         """Close every connection; SQLite moves its log into the file when it was the last."""
-        try:
-            self._writer.close()
-        except DATABASE_ERRORS as error:
-            if fault_of(error) is Fault.OTHER:
-                raise
-        finally:
-            with self._pool_lock:
-                self._closed = True
-                self.engine.dispose()
+        if self._is_inherited:
+            return
+        with GATE.entered():
+            try:
+                if self._writing is not None:
+                    self._writing.close()
+            except DATABASE_ERRORS as error:
+                if fault_of(error) is Fault.OTHER:
+                    raise
+            finally:
+                with self._pool_lock:
+                    self._closed = True
+                    self.engine.dispose()
+
+    def rest(self) -> None:
+        """Close every connection for a fork. No thread may use one, and the writer may not have begun anything."""
+        writing, self._writing = self._writing, None
+        if writing is not None and not self._closed:
+            writing.close()
+        self.engine.dispose()
+
+    def abandon(self) -> None:
+        """In a forked child: leave this store to the parent. What is open must not even be closed here."""
+        self._is_inherited = True
+        keep_for_ever((self._writing, self.engine))
+
+    def _check_ours(self) -> None:
+        if self._is_inherited:
+            raise StoreUnavailableError(
+                f"{self.path} was opened by the process that this one was forked from",
+                hint="Do this again: a child opens the store for itself.",
+            )
 
     def size_bytes(self) -> int:
         """The file and its log."""

@@ -19,7 +19,9 @@ from sqlalchemy.pool import QueuePool
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.damage.sqlite_log import log_of
+from vllm_monitor.persistence.forks.inherited_files import check_not_inherited
 from vllm_monitor.persistence.migrate import check_revision, create, revision_of, upgrade
+from vllm_monitor.persistence.plain_file import refuse_strange_companions
 
 __all__ = [
     "DATABASE_ERRORS",
@@ -88,6 +90,12 @@ def _uri(path: Path, options: str) -> str:
     return f"file:{quote(str(path.absolute()))}?{options}"
 
 
+def _connect(path: Path, options: str, **arguments: Any) -> sqlite3.Connection:
+    check_not_inherited(path)
+    connection: sqlite3.Connection = sqlite3.connect(_uri(path, options), uri=True, **arguments)
+    return connection
+
+
 def _lenient_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
@@ -98,9 +106,9 @@ def make_engine(path: Path, config: PersistenceConfig) -> Engine:
 
     def connect() -> sqlite3.Connection:
         # mode=rw: a file that was taken away must be noticed, not silently made again.
-        connection = sqlite3.connect(
-            _uri(path, "mode=rw"),
-            uri=True,
+        connection = _connect(
+            path,
+            "mode=rw",
             timeout=config.durable_timeout_seconds,
             isolation_level=None,
             check_same_thread=False,
@@ -134,13 +142,15 @@ def open_for_reading(path: Path, timeout_seconds: float, *, is_in_use: bool = Tr
 
     Raises:
         sqlite3.Error: As :func:`fault_of` tells apart.
+        StoreUnavailableError: When this process was forked while its parent used the file.
     """
+    refuse_strange_companions(path)
     log = log_of(path)
     has_log = log.exists() and log.stat().st_size > 0
     # A folder that cannot be written has no room for shared memory; without a log nobody writes there either.
     is_free = not has_log and (not is_in_use or not os.access(path.parent, os.W_OK))
     options = "mode=ro&immutable=1" if is_free else "mode=ro"
-    connection = sqlite3.connect(_uri(path, options), uri=True, timeout=timeout_seconds, isolation_level=None)
+    connection = _connect(path, options, timeout=timeout_seconds, isolation_level=None)
     connection.text_factory = _lenient_text
     return connection
 
@@ -186,7 +196,7 @@ def make_one_file(path: Path) -> None:
     Raises:
         sqlite3.Error: As :func:`fault_of` tells them apart.
     """
-    connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True, isolation_level=None)
+    connection = _connect(path, "mode=rw", isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=DELETE")
     finally:
@@ -198,7 +208,7 @@ def _peek(path: Path) -> tuple[str | None, bool]:
     if path.stat().st_size == 0:
         return None, False
     has_log = log_of(path).exists()
-    connection = sqlite3.connect(_uri(path, "mode=ro" if has_log else "mode=ro&immutable=1"), uri=True)
+    connection = _connect(path, "mode=ro" if has_log else "mode=ro&immutable=1")
     try:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         if "alembic_version" not in names:
@@ -212,7 +222,7 @@ def _peek(path: Path) -> tuple[str | None, bool]:
 def is_damaged(path: Path) -> bool:
     """Whether SQLite's own check finds the file damaged; reads all of it."""
     try:
-        connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True)
+        connection = _connect(path, "mode=rw")
         try:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
         finally:

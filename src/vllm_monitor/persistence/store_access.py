@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
 from vllm_monitor.clock import Clock, SystemClock, nanosecond_source
-from vllm_monitor.errors import ConfigurationError, StoreUnavailableError
+from vllm_monitor.errors import RecordNotFoundError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.damage.salvage import SalvageReport
 from vllm_monitor.persistence.damage.salvager import Salvager
+from vllm_monitor.persistence.damage.set_aside import what_happened
 from vllm_monitor.persistence.file_locks import Leases
+from vllm_monitor.persistence.forks.fork_hooks import FORKS
+from vllm_monitor.persistence.forks.inherited_files import inherited_fault, keep_for_ever
 from vllm_monitor.persistence.maintenance.maintenance import Maintainer
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Pending, RareItem
 from vllm_monitor.persistence.records.rare_kinds import EVENTS
@@ -28,7 +29,7 @@ from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_o
 from vllm_monitor.persistence.writer import Writer
 from vllm_monitor.records import Event, Severity
 
-__all__ = ["CLOSE_TIMEOUT_FACTOR", "StoreAccess", "checked_limit"]
+__all__ = ["CLOSE_TIMEOUT_FACTOR", "StoreAccess"]
 
 _LOG = logging.getLogger(__name__)
 _CROWDED = MOST_LOOSE_SAMPLES // 2
@@ -39,7 +40,13 @@ Answer = TypeVar("Answer")
 
 
 class StoreAccess:
-    """Opens the store and closes it; survives forks. The arguments are those of ``PersistenceManager``."""
+    """Opens the store and closes it; survives forks. The arguments are those of ``PersistenceManager``.
+
+    A fork costs its process some milliseconds: what is pending is written, and all connections are closed until they
+    are next needed (``forks.fork_hooks``). The child begins with nothing in memory and opens the store for itself when
+    it first uses it. Where the parent could not come to rest within seconds, the child's store is unavailable, and
+    says so; likewise a child's JSON store for as long as the parent has it open.
+    """
 
     def __init__(
         self,
@@ -66,7 +73,7 @@ class StoreAccess:
         self._start_maintenance()
         self._salvager.wake()
         atexit.register(self.close)
-        _MANAGERS.add(self)
+        FORKS.managers.add(self)
 
     def _begin(self) -> None:
         """Start with nothing in memory."""
@@ -98,7 +105,8 @@ class StoreAccess:
         if self._closed:
             raise StoreUnavailableError("the store is closed", hint="Ask before close(), or open it again.")
         self._wake_if_dormant()
-        store = self._writer.store
+        written = self._writer.store
+        store = self._writer.view if written is None else written
         connection: Connection | None = None
         try:
             with self._pending.view_lock:
@@ -116,7 +124,13 @@ class StoreAccess:
                 store.release(connection)
         with self._pending.view_lock:
             memory = self._pending.snapshot()
-        return ask(memory, None, SeriesCatalogue())
+        try:
+            return ask(memory, None, SeriesCatalogue())
+        except RecordNotFoundError as error:
+            raise StoreUnavailableError(
+                f"the store cannot be read now, and of what is not saved yet {error.message}",
+                hint="health() says why it cannot be read. Try again when it can.",
+            ) from error
 
     def _note_read_fault(self, error: Exception) -> None:
         self._writer.state.last_error = f"reading failed: {cause_of(error)}"
@@ -133,7 +147,7 @@ class StoreAccess:
         event = Event(
             timestamp=self._now(),
             event_type="store_quarantined",
-            message=f"The store was damaged; it was kept as {name} and a new one was started.",
+            message=what_happened(self.config, name),
             severity=Severity.CRITICAL,
             data={"file": name},
         )
@@ -166,7 +180,7 @@ class StoreAccess:
             return
         self._closed = True
         atexit.unregister(self.close)
-        _MANAGERS.discard(self)
+        FORKS.managers.discard(self)
         self._salvager.close(self.config.durable_timeout_seconds)
         self._maintainer.close(self.config.durable_timeout_seconds)
         self._writer.close(self.config.durable_timeout_seconds * CLOSE_TIMEOUT_FACTOR)
@@ -183,16 +197,19 @@ class StoreAccess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _after_fork_in_child(self) -> None:
-        """Leave everything of the parent alone: its connection, its thread, its leases, its queues."""
-        # SQLite connections must not even be closed on this side of a fork, so they are kept for good.
-        _INHERITED.append((self._writer, self._pending, self._maintainer))
+    def after_fork_in_child(self) -> None:
+        """Leave everything of the parent alone: its connections, its threads, its leases, its queues."""
+        keep_for_ever((self._writer, self._pending, self._maintainer))
         self._maintainer.after_fork_in_child()
         self._counter_lock = threading.Lock()
         self._leases.after_fork_in_child()
         self._begin()
         self._dormant = True
         self._loose_mark = 0
+        fault = inherited_fault(self.config.db_path)
+        if fault is not None:
+            self._writer.state.error = fault
+            self._writer.state.last_error = str(fault)
 
     def _wake_if_dormant(self) -> None:
         """In a forked child: open the store for ourselves when it is first needed."""
@@ -207,26 +224,3 @@ class StoreAccess:
                 self._start_maintenance()
                 self._loose_mark = self.config.batch_size if self._synchronous else _CROWDED
                 self._dormant = False
-
-
-_MANAGERS: weakref.WeakSet[StoreAccess] = weakref.WeakSet()
-_INHERITED: list[object] = []
-
-
-def _after_fork_in_child() -> None:
-    for manager in list(_MANAGERS):
-        manager._after_fork_in_child()  # noqa: SLF001  # the module's own class
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def checked_limit(limit: int | None) -> int | None:
-    """The limit of a question.
-
-    Raises:
-        ConfigurationError: When it is negative.
-    """
-    if limit is not None and limit < 0:
-        raise ConfigurationError(f"limit cannot be {limit}", hint="Pass a positive number, or None for all.")
-    return limit

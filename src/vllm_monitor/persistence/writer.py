@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.forks.fork_hooks import FORKS
 from vllm_monitor.persistence.open_store import open_store
 from vllm_monitor.persistence.pending import Batch, Pending
+from vllm_monitor.persistence.read_only_view import ReadOnlyView, view_of
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 
@@ -67,12 +70,14 @@ class Writer:
     ) -> None:
         self.state = StoreState()
         self.store: SqlStore | None = None
+        self.view: ReadOnlyView | None = None
         self._config = config
         self._pending = pending
         self._clock = clock
         self._host_clock = SystemClock()
         self._on_quarantine = on_quarantine
         self._work_lock = threading.RLock()
+        self._work_depth = 0
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._committed = threading.Event()
@@ -86,10 +91,11 @@ class Writer:
         self._log_checkpoint_at = self._host_clock.monotonic() + config.flush_interval_seconds
         self._threaded = threaded
         self._thread: threading.Thread | None = None
+        FORKS.writers.add(self)
 
     def open(self) -> StorageError | None:
         """Open the store; what went wrong is returned, and tried again later."""
-        with self._work_lock:
+        with self._working():
             try:
                 self._ensure_store()
             except Exception as error:  # whatever it is, watching must go on; it is reported
@@ -144,7 +150,7 @@ class Writer:
             if self._thread.is_alive():
                 _LOG.error("the store %s does not answer; it was left open", self._config.db_path)
                 return
-        with self._work_lock:
+        with self._working():
             if self.store is not None or len(self._pending):
                 self.write_all(force=True)
             self._close_store()
@@ -152,7 +158,7 @@ class Writer:
 
     def write_all(self, *, force: bool = False) -> bool:
         """Write until nothing is pending; ``False`` when something could not be written."""
-        with self._work_lock:
+        with self._working():
             urgent, self._urgent = self._urgent or force, False
             if not urgent and self._host_clock.monotonic() < self._retry_at:
                 return False
@@ -166,6 +172,37 @@ class Writer:
                 return False
             self._note_success()
             return True
+
+    def hold(self, deadline: float) -> bool:
+        """Write what is pending, then do nothing until :meth:`let_go`: the process is being forked.
+
+        Args:
+            deadline: On the host's monotonic clock, in seconds; afterwards the answer is ``False``.
+        """
+        thread = self._thread
+        if len(self._pending) and self.state.error is None and thread is not None and thread.is_alive():
+            if thread is threading.current_thread():
+                return False
+            self.flush(max(0.0, deadline - self._host_clock.monotonic()))
+        if not self._work_lock.acquire(timeout=max(0.0, deadline - self._host_clock.monotonic())):
+            return False
+        if self._work_depth:  # forked by what our own work has called
+            self._work_lock.release()
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Go on after :meth:`hold`, in the thread that held."""
+        self._work_lock.release()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._work_lock:
+            self._work_depth += 1
+            try:
+                yield
+            finally:
+                self._work_depth -= 1
 
     def _run(self) -> None:
         while not self._closing:
@@ -195,6 +232,7 @@ class Writer:
             now = self._clock.now()
             self.store = open_store(self._config, now, suspect=self._suspect)
             self._suspect = False
+            self.view = None
             if self.store.quarantined is not None:
                 self.state.quarantined += (str(self.store.quarantined),)
                 self._on_quarantine(str(self.store.quarantined))
@@ -282,6 +320,8 @@ class Writer:
                 f"the store {self._config.db_path} cannot be written: {cause_of(error)}",
                 hint="Check the disk and the permissions of storage_dir; writing is tried again by itself.",
             )
+        if self.store is None:
+            self.view = self._read_only_view()
         if self.state.error is None:
             _LOG.error("%s; samples and records are held in memory", error)
         self.state.error = error
@@ -293,6 +333,13 @@ class Writer:
             waiting = self._pending.snapshot().rare
         for item in waiting:
             item.report(durable=False)
+
+    def _read_only_view(self) -> ReadOnlyView | None:
+        try:
+            return view_of(self._config)
+        except (OSError, StorageError) as error:
+            _LOG.warning("%s cannot be read either: %s", self._config.db_path, error)
+            return None
 
     def _note_success(self) -> None:
         if self.state.error is not None:

@@ -81,7 +81,8 @@ class Series:
         """The series as a line of the text format begins, labels sorted, values escaped."""
         if not self.labels:
             return self.name
-        inner = ",".join(f'{key}="{escape_label_value(value)}"' for key, value in self.labels)
+        # Labels are text, but tags of samples that were saved one by one need not be.
+        inner = ",".join(f'{key}="{escape_label_value(str(value))}"' for key, value in self.labels)
         return f"{self.name}{{{inner}}}"
 
 

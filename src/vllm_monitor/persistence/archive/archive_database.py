@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from vllm_monitor.errors import ArchiveError, StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.archive.archive_schema import objects_of, refuse_other_objects
+from vllm_monitor.persistence.codecs.column_types import wrong_column
 from vllm_monitor.persistence.codecs.columns import Form, unpacked_bytes
 from vllm_monitor.persistence.damage.stored_rows import VERIFIED_TABLES, verify_row
 from vllm_monitor.persistence.records.rare_kinds import ALL_KINDS
@@ -108,6 +109,9 @@ class ArchiveVerifier:
                     self._on_rows(1)
 
     def _verify(self, table: str, row: Mapping[str, Any]) -> None:
+        wrong = wrong_column(table, row)
+        if wrong is not None:
+            raise StoreDamagedError(f"{wrong} of a row of {table} is {type(row[wrong]).__name__}", hint=_HINT)
         for column in _PACKED_COLUMNS.get(table, ()):
             if unpacked_bytes(row[column], LARGEST_UNPACKED_BYTES) > LARGEST_UNPACKED_BYTES:
                 raise StoreDamagedError(f"{column} unpacks to more than {LARGEST_UNPACKED_BYTES} bytes", hint=_HINT)

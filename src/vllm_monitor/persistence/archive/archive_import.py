@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from vllm_monitor.errors import ArchiveError, StoreDamagedError, StoreTooNewError
+from vllm_monitor.errors import ArchiveError, StoreDamagedError, StoreTooNewError, VLLMMonitorError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.archive.archive_database import ArchiveVerifier, opened_archive, verify_structure
 from vllm_monitor.persistence.archive.archive_files import read_manifest, verify_files
@@ -28,7 +28,7 @@ from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, Documen
 from vllm_monitor.persistence.models.model_store import ModelStore, verify_row
 from vllm_monitor.persistence.schema import HEAD_REVISION
 from vllm_monitor.persistence.sql_store import SqlStore
-from vllm_monitor.persistence.sqlite_file import make_one_file, prepare_file
+from vllm_monitor.persistence.sqlite_file import cause_of, make_one_file, prepare_file
 
 __all__ = ["VerifiedArchive", "import_archive", "refuse_full_store", "verified_archive"]
 
@@ -82,19 +82,53 @@ def verified_archive(folder: Path, room: Path, progress: Progress | None = None)
             f"the archive has {size_bytes} bytes, {room} has room for {free_bytes}",
             hint="Make room on the disk of the store, then import it again.",
         )
-    files = _Steps(progress, size_bytes, "verifying files")
+    with ExitStack() as opened:
+        with _every_fault_refuses(progress) as tell:
+            archive = _opened(folder, manifest, room, opened, tell)
+        yield archive
+
+
+def _opened(
+    folder: Path, manifest: Manifest, room: Path, opened: ExitStack, progress: Progress | None
+) -> VerifiedArchive:
+    files = _Steps(progress, sum(entry.size_bytes for entry in manifest.files), "verifying files")
     verify_files(folder, manifest, files.advance)
     verify_structure(folder / DATABASE_NAME, manifest.schema)
     documents = {name: _entries_of(folder, kind, manifest) for name, kind in DOCUMENT_KINDS.items()}
-    with _migrated(folder / DATABASE_NAME, manifest.schema, room) as path, opened_archive(path) as connection:
-        found = counts_of(connection)
-        differing = [name for name, number in found.items() if manifest.counts.get(name, 0) != number]
-        if differing:
-            raise ArchiveError(f"the archive holds another number of {', '.join(differing)} than it says", hint=_HINT)
-        rows = _Steps(progress, sum(found.values()) - found["samples"], "verifying rows")
-        ArchiveVerifier(connection, rows.advance).run()
-        _verify_models(connection, folder, manifest)
-        yield VerifiedArchive(folder, manifest, connection, documents)
+    path = opened.enter_context(_migrated(folder / DATABASE_NAME, manifest.schema, room))
+    connection = opened.enter_context(opened_archive(path))
+    found = counts_of(connection)
+    differing = [name for name, number in found.items() if manifest.counts.get(name, 0) != number]
+    if differing:
+        raise ArchiveError(f"the archive holds another number of {', '.join(differing)} than it says", hint=_HINT)
+    rows = _Steps(progress, sum(found.values()) - found["samples"], "verifying rows")
+    ArchiveVerifier(connection, rows.advance).run()
+    _verify_models(connection, folder, manifest)
+    return VerifiedArchive(folder, manifest, connection, documents)
+
+
+@contextmanager
+def _every_fault_refuses(progress: Progress | None) -> Iterator[Progress | None]:
+    """Whatever an archive makes our own code raise, it is refused; what ``progress`` raises is not its fault."""
+    raised: list[Exception] = []
+
+    def tell(done: int, total: int, what: str) -> None:
+        try:
+            if progress is not None:
+                progress(done, total, what)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        yield None if progress is None else tell
+    except VLLMMonitorError:
+        raise
+    except Exception as error:
+        if error in raised:
+            raise
+        reason = f"{type(error).__name__}: {str(cause_of(error))[:200]}"
+        raise ArchiveError(f"the archive cannot be verified ({reason})", hint=_HINT) from error
 
 
 def import_archive(
@@ -148,9 +182,12 @@ def refuse_full_store(store: SqlStore) -> None:
     Raises:
         ArchiveError: When it holds samples or records.
     """
-    with store.engine.connect() as connection:
+    connection = store.reading()
+    try:
         counts = counts_of(connection)
         hot = connection.execute(select(schema.metrics.c.id).limit(1)).first()
+    finally:
+        store.release(connection)
     if hot is not None or any(counts.values()):
         raise ArchiveError(
             f"the store {store.path} holds samples or records already",

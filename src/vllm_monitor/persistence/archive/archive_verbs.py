@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_monitor.errors import StoreUnavailableError
+from vllm_monitor.persistence.codecs.arguments import checked_path
 from vllm_monitor.persistence.documents.document_stores import DocumentStore, documents_of
 from vllm_monitor.persistence.models.model_store import ModelStore
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, cause_of
@@ -56,7 +57,7 @@ class ArchiveVerbs(StoreAccess):
         from vllm_monitor.persistence.archive.store_copy import Bounds  # noqa: PLC0415  # likewise
 
         writer = ArchiveWriter(
-            Path(output_dir),
+            checked_path(output_dir, "output_dir"),
             self._now(),
             bounds=Bounds.checked(start_time, end_time),
             compress=self.config.compression_enabled,
@@ -96,7 +97,7 @@ class ArchiveVerbs(StoreAccess):
             verified_archive,
         )
 
-        folder = Path(import_dir)
+        folder = checked_path(import_dir, "import_dir")
         store = self._written_store()
         if not merge:
             refuse_full_store(store)
@@ -135,11 +136,11 @@ class ArchiveVerbs(StoreAccess):
         from vllm_monitor.persistence.archive.parquet import export_parquet  # noqa: PLC0415  # opening a store stays light
         from vllm_monitor.persistence.archive.store_copy import Bounds  # noqa: PLC0415  # likewise
 
-        bounds = Bounds.checked(start_time, end_time)
+        folder, bounds = checked_path(output_dir, "output_dir"), Bounds.checked(start_time, end_time)
         store = self._written_store()
         connection = store.reading()
         try:
-            return export_parquet(Path(output_dir), store.store_id, connection, bounds, progress)
+            return export_parquet(folder, store.store_id, connection, bounds, progress)
         finally:
             store.release(connection)
 

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_monitor.errors import ArchiveError
 
@@ -36,6 +36,7 @@ _MOST_FILES = 100_000
 _LARGEST_FILE_BYTES = 1 << 44
 _LARGEST_DOCUMENT_BYTES = 256 << 20
 _MODEL_FILE = re.compile(r"models/[A-Za-z0-9_-]{1,110}\.safetensors(?:\.zlib)?", re.ASCII)
+_LATEST_SECONDS = 1e300
 _REVISION = re.compile(r"[0-9]{4}", re.ASCII)
 _STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -113,10 +114,10 @@ class Manifest:
         manifest = cls(
             schema=_matching(facts, "schema", _REVISION),
             store_id=_matching(facts, "store_id", _STORE_ID),
-            created_at=float(_checked(facts, "created_at", int, float)),
+            created_at=_time(_checked(facts, "created_at", int, float)),
             created_by=str(_checked(facts, "created_by", str))[:100],
-            start_time=_checked(facts, "start_time", int, float, type(None)),
-            end_time=_checked(facts, "end_time", int, float, type(None)),
+            start_time=_time(_checked(facts, "start_time", int, float, type(None))),
+            end_time=_time(_checked(facts, "end_time", int, float, type(None))),
             counts=counts,
             files=tuple(_entry(entry) for entry in entries),
         )
@@ -144,6 +145,18 @@ def _checked(facts: dict[str, Any], name: str, *kinds: type) -> Any:
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise ArchiveError(f"{name} of the manifest is {type(value).__name__}", hint=_HINT)
     return value
+
+
+_Time = TypeVar("_Time", float, float | None)
+
+
+def _time(value: _Time) -> _Time:
+    """A time as float; whole numbers in JSON may be larger than any."""
+    if value is None:
+        return value
+    if not abs(value) < _LATEST_SECONDS:
+        raise ArchiveError("the manifest names a time that is none", hint=_HINT)
+    return float(value)
 
 
 def _matching(facts: dict[str, Any], name: str, form: re.Pattern[str]) -> str:

@@ -228,6 +228,5 @@ class StoreMerger:
         return ModelMerger(self._session, config).add(row, arrays)
 
     def finish(self) -> None:
-        """Give the connection back; nothing can be added afterwards."""
-        self._session.close()
+        """Come to the end; nothing can be added afterwards."""
         self._session.store.after_bulk_change()

@@ -1,23 +1,35 @@
 """Roll-ups kept in step with samples that are merged into a store: every sample is rolled up once.
 
-Roll-ups do not say which samples are behind them, so what comes from elsewhere is taken bucket by bucket: for a
-bucket that has none here (of that origin and stream) the other store's roll-up is taken over whole, with all that it
-remembers of samples that are gone. In a bucket that has one, the samples that are new are rolled up beside it. Coarser
-ones are made of those of one minute by compaction; so where there are some of one minute that wait for it, none is
-taken over, and what is coarser must come before what is finer.
+What comes from elsewhere is taken bucket by bucket: for a bucket that has none here (of that origin and stream) the
+other store's roll-up is taken over whole, with all that it remembers of samples that are gone. In a bucket that has
+one, the samples that are not behind it are rolled up beside it. A roll-up says which are: those from its least
+sequence up to the greatest one of the bucket. So samples that retention has deleted here are not counted again when
+they come back. What was left out of the middle of that range (a row that was damaged when its neighbours were sealed)
+is not counted either, if it ever comes: nothing is counted twice.
+
+Coarser ones are made of those of one minute by compaction; so where there are some of one minute that wait for it,
+none is taken over, and what is coarser must come before what is finer. Those of one minute that a coarser one was made
+of already do not wait for compaction.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
 from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.archive.known_rollups import (
+    NO_BUCKETS,
+    Buckets,
+    Integers,
+    KnownRollups,
+    is_behind,
+    reader_of,
+)
 from vllm_monitor.persistence.archive.merge_session import MergeSession, Place
 from vllm_monitor.persistence.archive.merged_samples import ScrapeMatrix, StreamName
 from vllm_monitor.persistence.samples.block_rows import RollupRow, Tier
@@ -25,19 +37,14 @@ from vllm_monitor.persistence.samples.blocks.codec import BlockMethod
 from vllm_monitor.persistence.samples.blocks.loose_block import LooseBlock
 from vllm_monitor.persistence.samples.loose_rollups import rollups_of_loose
 from vllm_monitor.persistence.samples.matrices import Matrix
-from vllm_monitor.persistence.samples.rollup_codec import Rollup, RollupReader, encode_rollup
-from vllm_monitor.persistence.samples.rollups import MINUTE_SECONDS, rollup_of_matrix
+from vllm_monitor.persistence.samples.rollup_codec import Rollup, encode_rollup
+from vllm_monitor.persistence.samples.rollups import MINUTE_SECONDS, TEN_MINUTES_SECONDS, rollup_of_matrix
 from vllm_monitor.persistence.samples.sample_rows import SeriesName, stored_series
-from vllm_monitor.persistence.sql_store import OWN_ORIGIN
 
 __all__ = ["NO_BUCKETS", "Buckets", "NewRollup", "RollupMerger", "bucket_starts"]
 
-Buckets = NDArray[np.int64]
-
-NO_BUCKETS: Buckets = np.empty(0, dtype=np.int64)
-
 _MINUTE_MS = MINUTE_SECONDS * 1000
-_MOST_REMEMBERED = 4096
+_TEN_MINUTES_MS = TEN_MINUTES_SECONDS * 1000
 
 
 def bucket_starts(row: RollupRow) -> Buckets:
@@ -46,7 +53,7 @@ def bucket_starts(row: RollupRow) -> Buckets:
     Raises:
         StoreDamagedError: When it cannot be read.
     """
-    return _reader(row.payload).read([]).bucket_ms
+    return reader_of(row.payload).read([]).bucket_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +75,34 @@ class RollupMerger:
     def __init__(self, session: MergeSession, method: BlockMethod) -> None:
         self._session = session
         self._method = method
-        self._starts: OrderedDict[tuple[int, int], Buckets] = OrderedDict()
+        self._known = KnownRollups()
 
-    def not_covered(self, stream: StreamName, times_ms: NDArray[np.int64], covered: Buckets) -> NDArray[np.bool_]:
-        """Which of some new samples must be rolled up here.
+    def to_roll_up(
+        self, stream: StreamName, times_ms: Integers, sequences: Integers, covered: Buckets
+    ) -> NDArray[np.bool_]:
+        """Which of some new samples must be rolled up here: all that no roll-up counts, or will count.
 
         Args:
             stream: Whose they are.
             times_ms: Their times.
+            sequences: Their sequences.
             covered: Minutes for which the other store's roll-ups will be given to :meth:`add`.
         """
         minutes = times_ms // _MINUTE_MS * _MINUTE_MS
-        later = np.isin(minutes, covered)
-        if later.any():
-            later &= ~np.isin(minutes, self._here(stream, MINUTE_SECONDS, minutes))
-        return np.asarray(~later, dtype=np.bool_)
+        if not len(minutes):
+            return np.empty(0, dtype=np.bool_)
+
+        def look(connection: Connection) -> NDArray[np.bool_]:
+            done = np.isin(minutes, covered)
+            place = self._session.known_place(connection, stream.origin_store_id, stream.target, stream.source)
+            if place is None:
+                return ~done
+            done &= ~np.isin(minutes, self._known.buckets(connection, place, MINUTE_SECONDS, minutes))
+            for known in self._known.rollups(connection, place, MINUTE_SECONDS, minutes):
+                done |= is_behind(known, minutes, sequences)
+            return ~done
+
+        return np.asarray(self._session.read(look), dtype=np.bool_)
 
     def of_scrapes(self, matrix: ScrapeMatrix) -> list[NewRollup]:
         """The roll-up of one minute of some scrapes."""
@@ -108,7 +128,7 @@ class RollupMerger:
 
     def insert(self, connection: Connection, stream: StreamName, place: Place, rollups: Sequence[NewRollup]) -> None:
         """Insert roll-ups, inside the caller's transaction."""
-        for new in rollups:
+        for new in (part for one in rollups for part in self._by_tier(connection, place, one)):
             layout_id = self._session.layout(connection, place[1], new.names, is_loose=not stream.source)
             row = new.row._replace(stream_id=place[1], origin_id=place[0], layout_id=layout_id).summed()._asdict()
             del row["id"]
@@ -133,7 +153,7 @@ class RollupMerger:
 
             def work(connection: Connection, here: Buckets = here, parts: Sequence[NewRollup] = parts) -> bool:
                 place = self._session.place(connection, stream.origin_store_id, stream.target, stream.source)
-                if not np.array_equal(self._buckets_at(connection, place, step_seconds, wanted), here):
+                if not np.array_equal(self._known.buckets(connection, place, step_seconds, wanted), here):
                     return False
                 # All in one transaction: half of a bucket would pass for the whole when it is done again.
                 self.insert(connection, stream, place, parts)
@@ -158,7 +178,7 @@ class RollupMerger:
         if not keep.any():
             return []
         row = other.row
-        whole = _reader(row.payload).read(range(len(other.names)))
+        whole = reader_of(row.payload).read(range(len(other.names)))
         step_ms = row.step_seconds * 1000
         edges = np.flatnonzero(np.diff(np.concatenate(([0], keep.astype(np.int8), [0]))))
         parts = []
@@ -180,53 +200,22 @@ class RollupMerger:
     def _here(self, stream: StreamName, step_seconds: int, wanted: Buckets) -> Buckets:
         def look(connection: Connection) -> Buckets:
             place = self._session.known_place(connection, stream.origin_store_id, stream.target, stream.source)
-            return NO_BUCKETS if place is None else self._buckets_at(connection, place, step_seconds, wanted)
+            return NO_BUCKETS if place is None else self._known.buckets(connection, place, step_seconds, wanted)
 
         return self._session.read(look)
 
-    def _buckets_at(self, connection: Connection, place: Place, step_seconds: int, wanted: Buckets) -> Buckets:
-        """Buckets near those wanted that have a roll-up here, or will have one when hot rows are sealed."""
-        step_ms = step_seconds * 1000
-        start_ms, end_ms = int(wanted.min()), int(wanted.max()) + step_ms - 1
-        origin_id, stream_id = place
-        table = schema.rollups
-        of_step = table.c.step_seconds == step_seconds
-        if step_seconds > MINUTE_SECONDS:
-            # Those of one minute that are not compacted yet become coarser ones when they are.
-            of_step |= (table.c.step_seconds == MINUTE_SECONDS) & (table.c.tier == Tier.SEALED)
-        query = select(table.c.id, table.c.checksum).where(
-            table.c.stream_id == stream_id,
-            of_step,
-            table.c.start_ms <= end_ms,
-            table.c.end_ms >= start_ms,
-            table.c.origin_id == origin_id,
-        )
-        found = [
-            self._starts_of(connection, row.id, row.checksum) // step_ms * step_ms
-            for row in connection.execute(query).all()
-        ]
-        if origin_id == OWN_ORIGIN:
-            hot = schema.metrics
-            times = select(hot.c.start_ms, hot.c.end_ms).where(
-                hot.c.stream_id == stream_id, hot.c.start_ms <= end_ms, hot.c.end_ms >= start_ms
-            )
-            rows = connection.execute(times).all()
-            found.append(np.array([time for row in rows for time in row], dtype=np.int64) // step_ms * step_ms)
-        return np.unique(np.concatenate(found)) if found else NO_BUCKETS
-
-    def _starts_of(self, connection: Connection, rollup_id: int, checksum: int) -> Buckets:
-        known = self._starts.get((rollup_id, checksum))
-        if known is None:
-            row = connection.execute(select(schema.rollups).where(schema.rollups.c.id == rollup_id)).one()
-            known = bucket_starts(RollupRow._make(row))
-            self._starts[rollup_id, checksum] = known
-            if len(self._starts) > _MOST_REMEMBERED:
-                self._starts.popitem(last=False)
-        return known
-
-
-def _reader(payload: bytes) -> RollupReader:
-    return RollupReader(lambda offset, length: payload[offset : offset + length], len(payload))
+    def _by_tier(self, connection: Connection, place: Place, new: NewRollup) -> list[NewRollup]:
+        """A roll-up, or its parts: those that a coarser one was made of already do not wait for compaction."""
+        row = new.row
+        if row.step_seconds != MINUTE_SECONDS or row.tier != Tier.SEALED:
+            return [new]
+        whole = reader_of(row.payload).read([])
+        coarse = whole.bucket_ms // _TEN_MINUTES_MS * _TEN_MINUTES_MS
+        done = np.zeros(len(coarse), dtype=np.bool_)
+        for known in self._known.rollups(connection, place, TEN_MINUTES_SECONDS, coarse):
+            done |= is_behind(known, coarse, whole.last_sequences)
+        cold = [replace(part, row=part.row._replace(tier=Tier.COLD)) for part in self._cut(new, done)]
+        return [*self._cut(new, ~done), *cold]
 
 
 def _run_of(whole: Rollup, start: int, end: int) -> Rollup:
@@ -248,4 +237,6 @@ def _run_of(whole: Rollup, start: int, end: int) -> Rollup:
         whole.high[rows],
         whole.total[rows],
         whole.count[rows],
+        whole.first_sequence,
+        whole.last_sequences[rows],
     )

@@ -49,7 +49,7 @@ class SampleMerger:
         Args:
             stream: Where they belong.
             matrix: The scrapes.
-            covered: Minutes for which roll-ups come later; see ``RollupMerger.not_covered``.
+            covered: Minutes for which roll-ups come later; see ``RollupMerger.to_roll_up``.
         """
         matrix = matrix.in_order()
         step = max(1, min(_ROWS_PER_BLOCK, _CELLS_PER_BLOCK // max(1, len(matrix.names))))
@@ -69,7 +69,7 @@ class SampleMerger:
             return 0
         if not fresh.all():
             return self.add_scrapes(stream, ScrapeMatrix.of_block(names, block.payload), covered)
-        to_roll_up = self._rollups.not_covered(stream, reader.times_ms(), covered)
+        to_roll_up = self._rollups.to_roll_up(stream, reader.times_ms(), reader.sequences(), covered)
         rollups = []
         if to_roll_up.any():
             rollups = self._rollups.of_scrapes(ScrapeMatrix.of_block(names, block.payload).rows(to_roll_up))
@@ -98,15 +98,15 @@ class SampleMerger:
             loose: Ascending by sequence and position.
             covered: As for :meth:`add_scrapes`.
         """
-        return sum(
-            self._add_loose_part(
-                stream,
-                names,
-                select_loose(loose, np.arange(at, min(at + _SAMPLES_PER_LOOSE_BLOCK, len(loose.values)))),
-                covered,
-            )
-            for at in range(0, len(loose.values), _SAMPLES_PER_LOOSE_BLOCK)
-        )
+        # Rows stay whole: by their sequences it is known what was rolled up.
+        whole_rows = np.append(np.flatnonzero(np.diff(loose.sequences)) + 1, len(loose.sequences))
+        added = at = 0
+        while at < len(loose.values):
+            fits = int(np.searchsorted(whole_rows, at + _SAMPLES_PER_LOOSE_BLOCK, side="right")) - 1
+            end = int(whole_rows[fits] if fits >= 0 and whole_rows[fits] > at else whole_rows[whole_rows > at][0])
+            added += self._add_loose_part(stream, names, select_loose(loose, np.arange(at, end)), covered)
+            at = end
+        return added
 
     def _add_matrix(self, stream: StreamName, matrix: ScrapeMatrix, covered: Buckets) -> int:
         series = [stored_series(name).series for name in matrix.names]
@@ -119,7 +119,8 @@ class SampleMerger:
                 part.times_ms, part.sequences, part.bits, series, method=self._method, present=part.present
             )
 
-            rollups = self._rollups.of_scrapes(part.rows(self._rollups.not_covered(stream, part.times_ms, covered)))
+            to_roll_up = self._rollups.to_roll_up(stream, part.times_ms, part.sequences, covered)
+            rollups = self._rollups.of_scrapes(part.rows(to_roll_up))
 
             def insert_it(
                 connection: Connection,
@@ -167,7 +168,7 @@ class SampleMerger:
                 method=self._method,
             )
 
-            to_roll_up = np.flatnonzero(self._rollups.not_covered(stream, part.times_ms, covered))
+            to_roll_up = np.flatnonzero(self._rollups.to_roll_up(stream, part.times_ms, part.sequences, covered))
             rollups = self._rollups.of_loose(names, select_loose(part, to_roll_up))
 
             def insert_it(

@@ -39,7 +39,6 @@ class MergeSession:
         self.store = store
         self._identities = Identities()
         self._origins: dict[str, int] = {}
-        self._connection: Connection = store.engine.connect()
 
     def write(self, work: Callable[[Connection], Answer]) -> Answer:
         """Run ``work`` in a short transaction of its own and commit it.
@@ -59,10 +58,6 @@ class MergeSession:
             work()
         except OSError as error:
             raise self._unavailable(error) from error
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._connection.close()
 
     def place(self, connection: Connection, origin_store_id: str, target: str, source: str) -> Place:
         """The numbers of an origin and a stream, which are added when they are new."""
@@ -134,7 +129,8 @@ class MergeSession:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
         self._identities.bound()
-        connection = self._connection.execution_options(begin=begin)
+        # One for each transaction: between two of them the process may be forked.
+        connection = self.store.connect().execution_options(begin=begin)
         try:
             with connection.begin():
                 yield connection
@@ -143,3 +139,5 @@ class MergeSession:
             self._identities.forget()
             self._origins.clear()
             raise
+        finally:
+            self.store.release(connection)

@@ -19,6 +19,7 @@ from vllm_monitor.persistence.records.prediction_scores import score_checksum
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row
 from vllm_monitor.persistence.samples.block_rows import BlockRow, RollupRow
 from vllm_monitor.persistence.samples.blocks.loose_block import LooseBlock
+from vllm_monitor.persistence.samples.decoded_scrapes import fitting, matrix_of_scrapes
 from vllm_monitor.persistence.samples.loose_codec import LooseRow
 from vllm_monitor.persistence.samples.sample_rows import MetricsRow, RowDecoder, SeriesCatalogue, SeriesName
 from vllm_monitor.persistence.samples.scrape_codec import LOOSE
@@ -156,22 +157,28 @@ class SnapshotReader:
         return {number: self._names[number] for number in numbers}
 
     def hot_scrapes(self, stream: SnapshotStream) -> Iterator[ScrapeMatrix]:
-        """Scrapes that are not sealed yet."""
+        """Scrapes that are not sealed yet, in order of arrival whatever their layouts."""
         decoder = RowDecoder(self._connection, self._catalogue)
         for rows in self._hot_rows(stream, loose=False):
-            by_layout: dict[int, list[tuple[int, int, Any]]] = {}
-            for scrape in decoder.scrapes(rows):
-                by_layout.setdefault(scrape.layout_id, []).append((scrape.row_id, scrape.time_ms, scrape.bits))
-            for layout_id, scrapes in by_layout.items():
-                with self.tolerating(f"layout {layout_id}") as outcome:
-                    names = self.layout_names(layout_id)
-                if outcome.ok:
-                    yield ScrapeMatrix(
-                        names,
-                        np.array([time_ms for _, time_ms, _ in scrapes], dtype=np.int64),
-                        np.array([row_id for row_id, _, _ in scrapes], dtype=np.int64),
-                        np.array([bits for _, _, bits in scrapes], dtype=np.uint64),
-                    )
+            scrapes = list(decoder.scrapes(rows))
+            layouts = {}
+            for layout_id in {scrape.layout_id for scrape in scrapes}:
+                with self.tolerating(f"layout {layout_id}"):
+                    self.layout_names(layout_id)
+                    layouts[layout_id] = self._catalogue.layout(self._connection, layout_id)
+            scrapes = [scrape for scrape in scrapes if scrape.layout_id in layouts]
+            while scrapes:
+                fits = fitting(scrapes, layouts)
+                matrix = matrix_of_scrapes(scrapes[:fits], layouts)
+                names = self.series_names(matrix.series_ids)
+                yield ScrapeMatrix(
+                    [names[number] for number in matrix.series_ids],
+                    matrix.times_ms,
+                    matrix.sequences,
+                    matrix.bits,
+                    matrix.present,
+                )
+                scrapes = scrapes[fits:]
         self.damaged += decoder.damaged
 
     def hot_loose(self, stream: SnapshotStream) -> Iterator[LooseBlock]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,8 @@ from vllm_monitor.persistence.archive.merge import StoreMerger
 from vllm_monitor.persistence.archive.merge_rollups import NO_BUCKETS, Buckets, NewRollup, bucket_starts
 from vllm_monitor.persistence.archive.merged_samples import ScrapeMatrix, StreamName, select_loose
 from vllm_monitor.persistence.archive.snapshot_reader import SnapshotReader, SnapshotStream
+from vllm_monitor.persistence.codecs.arguments import checked_time
+from vllm_monitor.persistence.codecs.sample_values import LATEST_SECONDS
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.models.model_store import ModelStore
 from vllm_monitor.persistence.records.rare_kinds import ALL_KINDS
@@ -44,8 +45,9 @@ class Bounds:
         Raises:
             ConfigurationError: When it is empty, or its ends are no times.
         """
+        start_time, end_time = checked_time(start_time, "start_time"), checked_time(end_time, "end_time")
         for time in (start_time, end_time):
-            if time is not None and not math.isfinite(time):
+            if time is not None and abs(time) > LATEST_SECONDS:
                 raise ConfigurationError(f"{time} is no time", hint="Pass unix seconds, or None for no limit.")
         if start_time is not None and end_time is not None and start_time > end_time:
             raise ConfigurationError("start_time is after end_time", hint="Exchange the two.")

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
+from vllm_monitor.persistence.codecs.arguments import shown
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
 
@@ -91,13 +92,13 @@ def to_column(
         exact = type(value) is int and _LEAST_INT <= value <= _MOST_INT
         return (value if exact else None if optional else 0), exact
     if form is Form.FLAG:
-        return int(bool(value)), type(value) is bool
+        return int(value) if type(value) is bool else 0, type(value) is bool
     if isinstance(form, type):
         if type(value) is form:
             return value.value, True
     elif type(value) is str:
         return to_text_column(value), True
-    return to_text_column(str(value)), False
+    return to_text_column(_text_of(value)), False
 
 
 def from_column(column: Any, form: Form | type[Enum]) -> Any:
@@ -106,8 +107,10 @@ def from_column(column: Any, form: Form | type[Enum]) -> Any:
     Raises:
         StoreDamagedError: When it holds no such value.
     """
-    if column is None or form in (Form.TIME, Form.REAL, Form.WHOLE):
+    if column is None:
         return column
+    if form in (Form.TIME, Form.REAL, Form.WHOLE):
+        return _number(column, whole=form is Form.WHOLE)
     if form is Form.FLAG:
         return bool(column)
     if form is Form.JSON or form is Form.PACKED:
@@ -117,6 +120,13 @@ def from_column(column: Any, form: Form | type[Enum]) -> Any:
         # A member that a newer version added: its plain value is more use than an error.
         return form(text) if text in {member.value for member in form} else text
     return text
+
+
+def _number(column: Any, *, whole: bool) -> Any:
+    """SQLite lets any value stand in any column, with a checksum that fits."""
+    if type(column) is int or (type(column) is float and not whole and math.isfinite(column)):
+        return column
+    raise StoreDamagedError(f"a column of numbers holds {type(column).__name__}", hint="Run vllm-monitor check.")
 
 
 def pack_text(text: str) -> str:
@@ -177,8 +187,15 @@ def _to_real(value: Any, *, optional: bool) -> tuple[float | None, bool]:
 def _float_of(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # a foreign __float__ may raise anything; whatever it is, it is no number
         return math.nan
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # a foreign __str__ may raise anything; whether the object can be stored is said elsewhere
+        return shown(value)
 
 
 def _is_plain(value: Any) -> bool:

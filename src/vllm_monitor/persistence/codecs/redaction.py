@@ -12,11 +12,14 @@ Where anything may stand (the metadata of a record, an error message), names say
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
-__all__ = ["REDACTED", "is_secret_name", "redact", "redact_certain", "redact_text"]
+from vllm_monitor.persistence.codecs.value_codec import DEEPEST, too_deep
+
+__all__ = ["REDACTED", "is_secret_name", "redact", "redact_certain", "redact_text", "within_depth"]
 
 REDACTED = "[redacted]"
 
@@ -136,8 +139,37 @@ _TEXT_TOKENS = frozenset(
 )
 _TOKEN_OWNERS = frozenset(["api", "access", "auth", "hf", "secret", "bearer", "refresh", "session", "github"])
 _PASS_OWNERS = frozenset(
-    ["db", "user", "root", "admin", "smtp", "mysql", "pg", "postgres", "redis", "proxy", "registry", "docker", "ssl"]
+    [
+        "my",
+        "app",
+        "db",
+        "sql",
+        "database",
+        "user",
+        "login",
+        "root",
+        "sudo",
+        "admin",
+        "service",
+        "smtp",
+        "mail",
+        "email",
+        "ftp",
+        "ldap",
+        "vault",
+        "mysql",
+        "pg",
+        "postgres",
+        "redis",
+        "proxy",
+        "registry",
+        "docker",
+        "ssl",
+    ]
 )
+_PAT_OWNERS = frozenset(["github", "gh", "gitlab", "git", "azure", "devops", "databricks"])
+_OLD_FOLDER = frozenset(["old", "last", "prev", "previous"])
+_WEAK_NAMES = frozenset(["key", "keys", "token", "auth", "bearer", "cookie", "cookies", "secrets", "credentials"])
 
 _SECRET_LOOKS = re.compile(
     r"""
@@ -170,8 +202,18 @@ _SCHEME = re.compile(r"\b(Bearer|Basic)(\s+)(?!\[redacted\])[A-Za-z0-9._~+/=-]{4
 _PROSE_AFTER_SCHEME = re.compile(r"Basic\s+[a-z]{1,15}|Bearer\s+(?:tokens?|auth\w*|schemes?|of)", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]*):([^\s/@][^\s/]*|)@")
 _QUOTED_PAIR = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(["'])((?:\\.|(?!\4).)*)\4""")
-_OPTION = re.compile(r"""(--?[A-Za-z][\w.-]*)(=|\s+)("[^"]*"|'[^']*'|[^\s"']+)""")
+_ESCAPED_PAIR = re.compile(r"""(\\{1,3}["'])([\w.-]+)\1(\s*:\s*)(\\{1,3}["'])((?:(?!\4)(?:\\.|.))*)\4""")
+_URL_TOKEN = re.compile(r"(://)(?=[^/\s:@]*\d)[^/\s:@]{16,}@")
+_URL_SIGNATURE = re.compile(r"""([?&](?:sig|signature|x-(?:amz|goog)-signature)=)[^&\s"']+""", re.IGNORECASE)
+_WEBHOOK = re.compile(
+    r"""(https://(?:hooks\.slack\.com/|(?:\w+\.)?discord(?:app)?\.com/api/webhooks/))(?!\[redacted\])[^\s"']+"""
+)
+_CURL_USER = re.compile(r"""((?<!\S)(?:-u|--user|--proxy-user)(?:\s+|=)["']?[^\s:"']+:)[^\s"']+""")
+_COLON_PAIR = re.compile(r"""(?<![\w-])([A-Za-z_][\w.-]*)(:)(?!//)("[^"]*"|'[^']*'|[^\s&;,"']+)""")
+_VARIABLE_AND_VALUE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(\s+)((?=\S*\d)[^\s=:]{12,})")
+_OPTION = re.compile(r"""(--?[A-Za-z][\w.-]*)(=|:(?!//)|\s+)("[^"]*"|'[^']*'|[^\s"']+)""")
 _ASSIGNMENT = re.compile(r"""(?<![\w-])([A-Za-z_][\w.-]*)(=|:\s+)("[^"]*"|'[^']*'|[^\s&;,"']+)""")
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _OPTION_NAME = re.compile(r"--?[A-Za-z][\w.-]*")
 
 
@@ -185,6 +227,11 @@ def is_secret_name(name: str) -> bool:
     if any(word.endswith(_GLUED_ENDS) for word in words) or "".join(words).endswith(_GLUED_ENDS):
         return True
     return _is_secret_token(words) or _is_secret_key(words) or _is_secret_pass(words)
+
+
+def _is_certain_name(name: str) -> bool:
+    """Whether a name is that of a secret even where it may be a mere word: ``api_key``, not ``key``."""
+    return name.strip("-").lower() not in _WEAK_NAMES and is_secret_name(name)
 
 
 def _is_secret_token(words: list[str]) -> bool:
@@ -202,24 +249,43 @@ def _is_secret_key(words: list[str]) -> bool:
 
 
 def _is_secret_pass(words: list[str]) -> bool:
-    return words[-1] in {"pass", "pwd"} and bool(_PASS_OWNERS.intersection(words))
+    last, owners = words[-1], set(words[:-1])
+    if last == "pwd":
+        return bool(owners) and not owners & _OLD_FOLDER
+    if last == "pat":
+        return bool(owners & _PAT_OWNERS)
+    if last == "pass":
+        return bool(owners & _PASS_OWNERS)
+    return last[-4:] == "pass" and last[:-4] in _PASS_OWNERS
 
 
 def redact(value: Any) -> Any:
     """A copy of ``value`` without secrets; containers are walked, other objects are returned as they are.
 
     Lists and tuples of text are also read as a command line: what follows a secret option is hidden.
+
+    Raises:
+        ValueNotStorableError: When it is nested deeper than anything that can be stored, or contains itself.
     """
+    return _redact(value, DEEPEST)
+
+
+def _redact(value: Any, room: int) -> Any:
     if isinstance(value, Enum):
         return value
     if isinstance(value, str):
         return redact_text(value)
+    if room < 0:
+        raise too_deep()
     if isinstance(value, Mapping):
-        return {key: _redact_entry(key, item) for key, item in value.items()}
+        return {key: _redact_entry(key, item, room - 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_redact_items(value))
+        return type(value)(_redact_pair(value, room - 1) or _redact_items(value, room - 1))
+    if isinstance(value, PurePath):
+        hidden_path = redact_text(str(value))
+        return value if hidden_path == str(value) else type(value)(hidden_path)
     if type(value) in (set, frozenset):
-        return type(value)(redact(item) for item in value)
+        return type(value)(_redact(item, room - 1) for item in value)
     if isinstance(value, bytes):
         text = value.decode("latin-1")
         hidden = redact_text(text)
@@ -232,14 +298,46 @@ def redact_certain(value: Any) -> Any:
 
     Long tokens of known forms, private keys, long bearer tokens, and the passwords of URLs. Keys of dictionaries
     and all that is neither a text nor a plain container are returned as they are.
+
+    Raises:
+        ValueNotStorableError: When it is nested deeper than anything that can be stored, or contains itself.
     """
+    return _redact_certain(value, DEEPEST)
+
+
+def _redact_certain(value: Any, room: int) -> Any:
     if type(value) is str:
         return _redact_certain_text(value)
+    if room < 0:
+        raise too_deep()
     if type(value) is dict:
-        return {key: redact_certain(item) for key, item in value.items()}
+        return {key: _redact_certain(item, room - 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(redact_certain(item) for item in value)
+        return type(value)(_redact_certain(item, room - 1) for item in value)
     return value
+
+
+def within_depth(value: Any, shown: Callable[[Any], str]) -> Any:
+    """The value, with the text that ``shown`` returns in place of what contains itself or is too deep to be stored."""
+    return _within_depth(value, shown, DEEPEST, frozenset())
+
+
+def _within_depth(value: Any, shown: Callable[[Any], str], room: int, around: frozenset[int]) -> Any:
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return value
+    if room <= 0 or id(value) in around:
+        return shown(value)
+    around |= {id(value)}
+    if isinstance(value, Mapping):
+        items = {key: _within_depth(item, shown, room - 1, around) for key, item in value.items()}
+        return items if any(items[key] is not item for key, item in value.items()) else value
+    parts = [_within_depth(item, shown, room - 1, around) for item in value]
+    if all(new is old for new, old in zip(parts, value, strict=True)):
+        return value
+    for kind in (list, tuple, set):
+        if isinstance(value, kind):
+            return kind(parts)
+    return frozenset(parts)
 
 
 def _redact_certain_text(text: str) -> str:
@@ -251,24 +349,38 @@ def _redact_certain_text(text: str) -> str:
     return _CERTAIN_SCHEME.sub(rf"\1{REDACTED}", text)
 
 
-def _redact_entry(name: Any, value: Any) -> Any:
+def _redact_entry(name: Any, value: Any, room: int) -> Any:
     if isinstance(name, str) and is_secret_name(name):
-        return _hide(value)
-    return redact(value)
+        return _hide(value, room)
+    return _redact(value, room)
 
 
-def _hide(value: Any) -> Any:
+def _hide(value: Any, room: int) -> Any:
     """Hide a whole value; that there is none, or that it is a mere switch, is no secret."""
-    if value is None or isinstance(value, bool) or value in ("", b""):
+    if value is None or isinstance(value, bool) or (isinstance(value, (str, bytes)) and not value):
         return value
+    if room < 0:
+        raise too_deep()
     if isinstance(value, Mapping):
-        return {key: _hide(item) for key, item in value.items()}
+        return {key: _hide(item, room - 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_hide(item) for item in value)
+        return type(value)(_hide(item, room - 1) for item in value)
     return REDACTED
 
 
-def _redact_items(items: Sequence[Any]) -> list[Any]:
+def _redact_pair(items: Sequence[Any], room: int) -> list[Any] | None:
+    """A name and its value, as ``dict.items()`` gives them; ``None`` when the two are something else."""
+    if len(items) != 2 or type(items[0]) is not str or type(items[1]) not in (str, bytes):
+        return None
+    name, value = items
+    if not _NAME.fullmatch(name) or not _is_certain_name(name):
+        return None
+    if type(value) is str and is_secret_name(value) and not any(map(str.isdigit, value)):
+        return None  # a list of names
+    return [name, _hide(value, room)]
+
+
+def _redact_items(items: Sequence[Any], room: int) -> list[Any]:
     """Items of a list, read as a command line where they look like one."""
     redacted = []
     hiding = False
@@ -277,7 +389,7 @@ def _redact_items(items: Sequence[Any]) -> list[Any]:
             hiding = _OPTION_NAME.fullmatch(item) is not None and is_secret_name(item)
             redacted.append(redact_text(item))
         else:
-            redacted.append(_hide(item) if hiding else redact(item))
+            redacted.append(_hide(item, room) if hiding else _redact(item, room))
     return redacted
 
 
@@ -287,15 +399,30 @@ def redact_text(text: str) -> str:
         return text
     if "://" in text:
         text = _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
+        text = _URL_TOKEN.sub(rf"\1{REDACTED}@", text)
+        text = _WEBHOOK.sub(rf"\1{REDACTED}", text)
+        text = _URL_SIGNATURE.sub(rf"\1{REDACTED}", text)
+    if "curl" in text:
+        text = _CURL_USER.sub(rf"\1{REDACTED}", text)
     if "'" in text or '"' in text:
         text = _QUOTED_PAIR.sub(_hide_quoted, text)
+        if "\\" in text:
+            text = _ESCAPED_PAIR.sub(_hide_quoted, text)  # JSON within JSON
     text = _SECRET_LOOKS.sub(REDACTED, text)
     text = _SCHEME.sub(_hide_scheme, text)
     if "-" in text:
         text = _OPTION.sub(_hide_pair, text)
     if "=" in text or ": " in text:
         text = _ASSIGNMENT.sub(_hide_pair, text)
+    if ":" in text:
+        text = _COLON_PAIR.sub(_hide_certain_pair, text)
+    if "_" in text:
+        text = _VARIABLE_AND_VALUE.sub(_hide_certain_pair, text)
     return text
+
+
+def _hide_certain_pair(match: re.Match[str]) -> str:
+    return _hide_pair(match) if _is_certain_name(match.group(1)) else match.group()
 
 
 def _hide_scheme(match: re.Match[str]) -> str:

@@ -12,9 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from vllm_monitor.errors import ValueNotStorableError
+from vllm_monitor.persistence.codecs.arguments import shown
 
 __all__ = [
     "FLOAT_CODE",
+    "LATEST_SECONDS",
     "TYPE_OF_CODE",
     "SampleValue",
     "code_of",
@@ -30,6 +32,8 @@ TYPE_OF_CODE: tuple[type, ...] = (float, int, bool, Decimal, Fraction)
 _CODE_OF_TYPE = {kind: code for code, kind in enumerate(TYPE_OF_CODE)}
 # Milliseconds up to here convert to seconds and back without loss (the year 73327).
 _LATEST_MILLISECONDS = 1 << 51
+LATEST_SECONDS = _LATEST_MILLISECONDS / 1000
+"""Times of samples lie within this many seconds of 1970."""
 
 
 def to_sample_value(value: Any) -> SampleValue:
@@ -45,15 +49,15 @@ def to_sample_value(value: Any) -> SampleValue:
     if isinstance(value, Decimal) and not value.is_finite():
         return float("nan") if value.is_nan() else float(value)
     try:
-        exact = type(value)(float(value)) == value
+        plain = type(value)(float(value))
     except OverflowError:
-        exact = False
-    if not exact:
+        plain = None
+    if plain != value:
         raise ValueNotStorableError(
-            f"{type(value).__name__} {_shown(value)} is not exactly a float64",
+            f"{type(value).__name__} {shown(value)} is not exactly a float64",
             hint="Round it with float(...) first, if losing its last digits is acceptable.",
         )
-    return value  # type: ignore[no-any-return]  # one of TYPE_OF_CODE by now
+    return plain  # type: ignore[no-any-return]  # one of TYPE_OF_CODE by now; a Decimal as the store gives it back
 
 
 def _plain_number(value: Any) -> Any:
@@ -71,17 +75,9 @@ def _plain_number(value: Any) -> Any:
             if as_float == value or math.isnan(as_float):
                 return as_float
     raise ValueNotStorableError(
-        f"a sample cannot be {_shown(value)} of type {type(value).__name__}",
+        f"a sample cannot be {shown(value)} of type {type(value).__name__}",
         hint="Pass a real number: a float, int, bool, numpy scalar, or an exact Decimal or Fraction.",
     )
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an int with more digits than Python is willing to print
-        text = f"of {value.bit_length()} bits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def code_of(value: SampleValue) -> int:
@@ -104,7 +100,7 @@ def milliseconds(timestamp: Any) -> int:
     """
     try:
         rounded = round(float(timestamp) * 1000)
-    except (ValueError, OverflowError, TypeError) as error:
+    except Exception as error:  # a foreign __float__ may raise anything
         raise _no_time(timestamp) from error
     if abs(rounded) > _LATEST_MILLISECONDS:
         raise _no_time(timestamp)
@@ -112,4 +108,5 @@ def milliseconds(timestamp: Any) -> int:
 
 
 def _no_time(timestamp: Any) -> ValueNotStorableError:
-    return ValueNotStorableError(f"{_shown(timestamp)} is not a time", hint="Pass unix seconds as a finite number.")
+    hint = "Pass its .timestamp()." if hasattr(timestamp, "timestamp") else "Pass unix seconds as a finite number."
+    return ValueNotStorableError(f"{shown(timestamp)} is not a time", hint=hint)

@@ -25,6 +25,9 @@ numpy scalars                          the equal Python number
 
 Decoding never imports and never runs code of the stored value: an enum is restored only when its class is
 already loaded, else its plain value is returned. Subclasses of the types above come back as their base.
+
+A value may be :data:`DEEPEST` levels deep, counted in the JSON text, tags included (a tuple is two levels): what is
+accepted can be read again from any stack. Decoding has no such limit.
 """
 
 from __future__ import annotations
@@ -34,8 +37,9 @@ import json
 import math
 import pathlib
 import sys
+import threading
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -46,9 +50,13 @@ from uuid import UUID
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
 
-__all__ = ["Reference", "decode_value", "encode_value"]
+__all__ = ["DEEPEST", "Reference", "decode_value", "encode_value", "too_deep"]
+
+DEEPEST = 64
+"""Levels of JSON that a value may be nested: containers, and the objects and arrays that tag them."""
 
 _HINT = "Store numbers, text, bytes, lists, tuples, sets, dicts, paths, dates, enums or None."
+_ARRAY_HINT = "Store its .tolist(); save_model keeps arrays as they are."
 _PLAIN_INT_LIMIT = 1 << 63
 _PATHS: dict[str, type[pathlib.PurePath]] = {
     "PosixPath": pathlib.Path,
@@ -76,15 +84,17 @@ def encode_value(value: Any, *, on_unknown: Callable[[Any], str] | None = None) 
     Raises:
         ValueNotStorableError: When the value, or something inside it, could not be given back unchanged.
     """
-    try:
-        tagged = _to_json(value, on_unknown)
-        text = json.dumps(tagged, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        text.encode()
-    except RecursionError:
-        raise ValueNotStorableError(
-            "the value is nested too deeply, or contains itself", hint="Store a flatter value."
-        ) from None
+    tagged = _to_json(value, on_unknown, DEEPEST)
+    text = json.dumps(tagged, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text.encode()
     return text
+
+
+def too_deep(what: str = "the value") -> ValueNotStorableError:
+    """The error for what is nested beyond :data:`DEEPEST`."""
+    return ValueNotStorableError(
+        f"{what} is nested too deeply, or contains itself", hint=f"Store a value of at most {DEEPEST} levels."
+    )
 
 
 def decode_value(text: str) -> Any:
@@ -95,44 +105,89 @@ def decode_value(text: str) -> Any:
     """
     try:
         return _from_json(json.loads(text, parse_constant=_refuse_constant))
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
-        raise StoreDamagedError(
-            f"a stored value cannot be read: {type(error).__name__}",
-            hint="Run the store's check; the rest of the record is unharmed.",
-        ) from error
+    except RecursionError:
+        return _decode_on_fresh_stack(text)  # the caller's own stack may be all but used up
+    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError) as error:
+        raise _unreadable(error) from error
+
+
+def _decode_on_fresh_stack(text: str) -> Any:
+    """Decode in a thread of its own, whose stack is empty.
+
+    Raises:
+        StoreDamagedError: When it is too deep even so, or was not made by :func:`encode_value`.
+    """
+    answers: list[Any] = []
+
+    def decode() -> None:
+        try:
+            answers.append((_from_json(json.loads(text, parse_constant=_refuse_constant)), None))
+        except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+            answers.append((None, error))
+
+    thread = threading.Thread(target=decode, name="vllm-monitor-decode", daemon=True)
+    thread.start()
+    thread.join()
+    value, error = answers[0]
+    if error is not None:
+        raise _unreadable(error) from error
+    return value
+
+
+def _unreadable(error: Exception) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"a stored value cannot be read: {type(error).__name__}",
+        hint="Run the store's check; the rest of the record is unharmed.",
+    )
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _to_json(value: Any, on_unknown: Callable[[Any], str] | None) -> Any:
+def _to_json(value: Any, on_unknown: Callable[[Any], str] | None, room: int) -> Any:
+    """The value as JSON has it, within ``room`` levels."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, Enum):
-        return _enum_to_json(value, on_unknown)
+        return _enum_to_json(value, on_unknown, room)
     for kinds, convert in _ENCODERS:
         if isinstance(value, kinds):
             return convert(value)
+    levels = _levels_of(value)
+    if levels > room:
+        if on_unknown is None:
+            raise too_deep()
+        return _str_to_json(on_unknown(value))
     if isinstance(value, Mapping):
-        return _dict_to_json(value, on_unknown)
+        return _dict_to_json(value, on_unknown, room)
     if isinstance(value, list):
-        return [_to_json(item, on_unknown) for item in value]
+        return [_to_json(item, on_unknown, room - levels) for item in value]
     if isinstance(value, tuple):
-        return {"$tuple": [_to_json(item, on_unknown) for item in value]}
+        return {"$tuple": [_to_json(item, on_unknown, room - levels) for item in value]}
     if isinstance(value, (set, frozenset)):
-        items = [_to_json(item, on_unknown) for item in value]
+        items = [_to_json(item, on_unknown, room - levels) for item in value]
         tag = "$set" if isinstance(value, set) else "$frozenset"
         return {tag: sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         plain = value.item()
         if isinstance(plain, (bool, int, float, complex)):
-            return _to_json(plain, on_unknown)
+            return _to_json(plain, on_unknown, room)
     if isinstance(value, Reference):
         return {"$reference": value.number}
     if on_unknown is not None:
         return _str_to_json(on_unknown(value))
-    raise ValueNotStorableError(f"an object of type {type(value).__name__} cannot be stored", hint=_HINT)
+    hint = _ARRAY_HINT if hasattr(value, "tolist") else _HINT
+    raise ValueNotStorableError(f"an object of type {type(value).__name__} cannot be stored", hint=hint)
+
+
+def _levels_of(value: Any) -> int:
+    """Levels of JSON that a container itself takes."""
+    if isinstance(value, Mapping):
+        return 1 if _is_plain_dict(value) else 3
+    if isinstance(value, list):
+        return 1
+    return 2 if isinstance(value, (tuple, set, frozenset)) else 0
 
 
 def _str_to_json(value: str) -> Any:
@@ -166,22 +221,30 @@ def _path_to_json(value: pathlib.PurePath) -> Any:
     return {"$path": ["PurePosixPath", _str_to_json(str(value))]}
 
 
-def _dict_to_json(value: Mapping[Any, Any], on_unknown: Callable[[Any], str] | None) -> Any:
-    if all(type(key) is str and not key.startswith("$") and key.isascii() for key in value):
-        return {key: _to_json(item, on_unknown) for key, item in value.items()}
-    plain: dict[str, Any] = {}
-    for key, item in value.items():
-        name = _str_to_json(key) if type(key) is str else None
-        if not isinstance(name, str) or name.startswith("$"):
-            pairs = [[_to_json(k, on_unknown), _to_json(v, on_unknown)] for k, v in value.items()]
-            return {"$dict": pairs}
-        plain[name] = _to_json(item, on_unknown)
-    return plain
+def _is_plain_dict(value: Mapping[Any, Any]) -> bool:
+    """Whether JSON can say its keys."""
+    for key in value:
+        if type(key) is not str or key.startswith("$"):
+            return False
+        if not key.isascii() and not isinstance(_str_to_json(key), str):
+            return False
+    return True
 
 
-def _enum_to_json(value: Enum, on_unknown: Callable[[Any], str] | None) -> Any:
+def _dict_to_json(value: Mapping[Any, Any], on_unknown: Callable[[Any], str] | None, room: int) -> Any:
+    if _is_plain_dict(value):
+        return {key: _to_json(item, on_unknown, room - 1) for key, item in value.items()}
+    room -= 3
+    return {"$dict": [[_to_json(k, on_unknown, room), _to_json(v, on_unknown, room)] for k, v in value.items()]}
+
+
+def _enum_to_json(value: Enum, on_unknown: Callable[[Any], str] | None, room: int) -> Any:
     kind = type(value)
-    return {"$enum": [kind.__module__, kind.__qualname__, value.name, _to_json(value.value, on_unknown)]}
+    if room < 2:
+        if on_unknown is None:
+            raise too_deep()
+        return _str_to_json(on_unknown(value))
+    return {"$enum": [kind.__module__, kind.__qualname__, value.name, _to_json(value.value, on_unknown, room - 2)]}
 
 
 def _base64(data: bytes) -> str:
@@ -207,15 +270,21 @@ _ENCODERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
 
 
 def _from_json(value: Any) -> Any:
+    """The value of parsed JSON; takes one frame of the stack for each container."""
     if isinstance(value, list):
-        return [_from_json(item) for item in value]
+        return list(map(_from_json, value))
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         tag, content = next(iter(value.items()))
+        if tag in _SEQUENCES:
+            return _SEQUENCES[tag](map(_from_json, content))
         if tag.startswith("$"):
             return _DECODERS[tag](content)
-    return {key: _from_json(item) for key, item in value.items()}
+    return dict(zip(value, map(_from_json, value.values()), strict=True))
+
+
+_SEQUENCES: dict[str, Callable[[Iterable[Any]], Any]] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
 
 
 def _datetime_from_json(content: Any) -> datetime:
@@ -251,9 +320,6 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "$dict": lambda content: {_from_json(key): _from_json(item) for key, item in content},
     "$bytes": lambda content: base64.b64decode(content, validate=True),
     "$bytearray": lambda content: bytearray(base64.b64decode(content, validate=True)),
-    "$tuple": lambda content: tuple(_from_json(item) for item in content),
-    "$set": lambda content: {_from_json(item) for item in content},
-    "$frozenset": lambda content: frozenset(_from_json(item) for item in content),
     "$path": lambda content: _PATHS[content[0]](_from_json(content[1])),
     "$datetime": _datetime_from_json,
     "$date": date.fromisoformat,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from vllm_monitor.errors import StorageError
+from vllm_monitor.errors import StorageError, StoreDamagedError
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.documents.document_stores import FileDocuments
 from vllm_monitor.persistence.documents.document_text import parse_document
-from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS
+from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, DocumentKind
 from vllm_monitor.persistence.json_backend.json_lines import read_lines
 from vllm_monitor.persistence.models.model_store import ModelStore, verify_arrays
+from vllm_monitor.persistence.plain_file import read_plain
 from vllm_monitor.persistence.sqlite_file import Fault, fault_of
 
 __all__ = ["CheckedFile", "check_documents", "check_lines", "check_model_files"]
@@ -35,8 +36,12 @@ def check_documents(config: PersistenceConfig) -> Iterator[CheckedFile]:
     for kind in DOCUMENT_KINDS.values():
         path = documents.path_of(kind)
         try:
-            text = parse_document(kind, path.read_bytes(), path.name)
+            text = parse_document(kind, read_plain(path), path.name)
         except FileNotFoundError:
+            continue
+        except StoreDamagedError as error:
+            problem = error.message.removeprefix(path.name).lstrip(", ")
+            yield CheckedFile(kind.name, path.name, f"{problem}; {_in_force(documents, kind)}")
             continue
         except (StorageError, OSError) as error:
             yield CheckedFile(kind.name, path.name, getattr(error, "message", str(error)))
@@ -51,6 +56,14 @@ def check_documents(config: PersistenceConfig) -> Iterator[CheckedFile]:
                 yield CheckedFile(kind.name, f"{name} in {path.name}", error.message)
             else:
                 yield CheckedFile(kind.name, name)
+
+
+def _in_force(documents: FileDocuments, kind: DocumentKind[Any]) -> str:
+    try:
+        good = documents.last_good(kind)
+    except StorageError as error:
+        return error.message
+    return "no good version is kept" if good is None else "the last good version is in force"
 
 
 def check_model_files(config: PersistenceConfig, connection: sqlite3.Connection) -> Iterator[CheckedFile]:

@@ -22,6 +22,7 @@ from vllm_monitor.persistence.damage.set_aside import files_set_aside, report_pa
 from vllm_monitor.persistence.documents.document_stores import TableDocuments
 from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS
 from vllm_monitor.persistence.models.model_store import ModelStore
+from vllm_monitor.persistence.plain_file import read_plain
 from vllm_monitor.persistence.private_file import write_whole
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import make_engine
@@ -66,7 +67,7 @@ def reports_in(config: PersistenceConfig) -> list[SalvageReport]:
     for path in map(report_path, files_set_aside(config)):
         if path.exists():
             try:
-                reports.append(SalvageReport(**json.loads(path.read_bytes())))
+                reports.append(SalvageReport(**json.loads(read_plain(path))))
             except (OSError, ValueError, TypeError) as error:
                 _LOG.warning("the report %s cannot be read: %s", path, error)
     return reports

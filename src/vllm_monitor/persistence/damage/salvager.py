@@ -63,6 +63,8 @@ class Salvager:
 
     def outlook(self) -> str:
         """What became, or will become, of what was set aside; for a person."""
+        if self._config.backend is StorageBackend.JSON:
+            return "All other lines are kept and in use; the file is yours to keep or remove."
         if self.is_running:
             return self.last_error or "What can be read of it is being recovered; look again in a while."
         if self.reports:

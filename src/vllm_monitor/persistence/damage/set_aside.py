@@ -1,13 +1,13 @@
-"""Damaged databases that were set aside: which there are, and which of them still wait for salvage."""
+"""What was damaged and set aside: which databases there are, which wait for salvage, and how a person is told."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 
-__all__ = ["files_set_aside", "report_path", "waiting_files"]
+__all__ = ["files_set_aside", "report_path", "waiting_files", "what_happened"]
 
 _REPORT_SUFFIX = ".salvaged.json"
 
@@ -31,3 +31,10 @@ def report_path(damaged: Path) -> Path:
 def waiting_files(config: PersistenceConfig) -> list[Path]:
     """Those that were not salvaged yet, oldest first."""
     return [path for path in files_set_aside(config) if not report_path(path).exists()]
+
+
+def what_happened(config: PersistenceConfig, name: str) -> str:
+    """That something was set aside as a file, for a person."""
+    if config.backend is StorageBackend.JSON:
+        return f"What could not be read was set aside in {name}; all other lines are kept and in use."
+    return f"The store was damaged; it was kept as {name} and a new one was started."

@@ -7,6 +7,7 @@ damaged part can still be told from garbage.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vllm_monitor.persistence.plain_file import open_plain
 
 __all__ = ["LogImage", "log_is_damaged", "log_of", "read_log"]
 
@@ -81,7 +84,7 @@ def read_log(path: Path, page_bytes: int = 0) -> LogImage:
         OSError: When it cannot be read.
     """
     try:
-        opened = path.open("rb")
+        opened = os.fdopen(open_plain(path), "rb")
     except FileNotFoundError:
         return LogImage()
     with opened as file:

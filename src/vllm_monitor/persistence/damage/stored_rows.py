@@ -16,6 +16,7 @@ from sqlalchemy import Float, LargeBinary, Text
 
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.codecs.column_types import wrong_column
 from vllm_monitor.persistence.codecs.text_column import from_text_column
 from vllm_monitor.persistence.documents.document_rows import entry_of_row
 from vllm_monitor.persistence.models.model_store import verify_arrays
@@ -41,11 +42,14 @@ _REAL = 7
 
 
 def verify_row(table: str, row: StoredRow) -> None:
-    """Check a row against its checksum or fingerprint, but not what its payload decodes to.
+    """Check a row's types, and it against its checksum or fingerprint, but not what its payload decodes to.
 
     Raises:
         StoreDamagedError: When it is not what was stored.
     """
+    wrong = wrong_column(table, row)
+    if wrong is not None:
+        raise _damaged(table, f"has {type(row[wrong]).__name__} for its {wrong}")
     try:
         VERIFIED_TABLES[table](row)
     except StoreDamagedError:

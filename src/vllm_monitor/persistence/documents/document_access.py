@@ -18,6 +18,13 @@ from vllm_monitor.errors import (
     StoreDamagedError,
     StoreUnavailableError,
 )
+from vllm_monitor.persistence.codecs.arguments import (
+    checked_filter,
+    checked_items,
+    checked_mapping,
+    checked_text,
+    shown,
+)
 from vllm_monitor.persistence.documents.document_items import DOCUMENT_ROWS, DocumentItem
 from vllm_monitor.persistence.documents.document_stores import DocumentStore, StoredDocuments, documents_of
 from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, DocumentKind, Edit, Entry
@@ -42,8 +49,11 @@ class DocumentAccess(OwnItemAccess):
         self._documents: DocumentStore = documents_of(self.config, self._report_damaged_document)
         self._known_lock = threading.Lock()
         self._known_entries: dict[str, dict[str, Entry]] = {name: {} for name in DOCUMENT_KINDS}
+        self._announced: set[Path] = set()
 
     def _save_documents(self, kind: DocumentKind[Record], given: Any, expected: Revisions) -> dict[str, int]:
+        if expected is not None:
+            expected = checked_mapping(expected, "expected_revisions")
         known, stored = self._known(kind), self._look_at(kind)
         edits = {
             name: Edit(
@@ -57,6 +67,7 @@ class DocumentAccess(OwnItemAccess):
         return self._submit(kind, edits)
 
     def _delete_document(self, kind: DocumentKind[Any], name: str, expected: int | None) -> None:
+        name = checked_text(name, "name")
         found = self._look_at(kind).entries.get(name)
         if found is None or found.deleted:
             raise RecordNotFoundError(f"there is no {name!r} among the {kind.name}", hint="Load them to see the names.")
@@ -84,6 +95,7 @@ class DocumentAccess(OwnItemAccess):
         return {name: entry.revision for name, entry in saved.items()}
 
     def _load_documents(self, kind: DocumentKind[Record], target: str | None) -> dict[str, Record]:
+        only = checked_filter(target, "target")
         stored = self._look_at(kind)
         self._remember(kind, stored.entries)
         records: dict[str, Record] = {}
@@ -97,7 +109,7 @@ class DocumentAccess(OwnItemAccess):
                 damaged += 1
                 _LOG.warning("skipped: %s", error)
                 continue
-            if target is None or record.target == target:
+            if only is None or record.target == only:
                 records[name] = record
         self._count_damage(damaged)
         return records
@@ -125,7 +137,35 @@ class DocumentAccess(OwnItemAccess):
                 stored.entries.update(item.apply(stored).changed)
             return stored
 
-        return self._look(ask)
+        stored = self._look(ask)
+        self._announce_troubles()
+        return stored
+
+    def _notice_documents(self) -> None:
+        """Find out about files that somebody edited, though nobody asks for what they hold."""
+        if not self._closed:
+            self._documents.notice()
+            self._announce_troubles()
+
+    def _announce_troubles(self) -> None:
+        """One event for each file that cannot be read, until it can be read again."""
+        troubles = {trouble.path: trouble for trouble in self._documents.troubles()}
+        with self._known_lock:
+            new = [trouble for path, trouble in troubles.items() if path not in self._announced]
+            self._announced = set(troubles)
+        for trouble in new:
+            self._tell(
+                Event(
+                    timestamp=self._now(),
+                    event_type="document_unreadable",
+                    message=f"{trouble.message}.",
+                    severity=Severity.CRITICAL,
+                    data={"file": str(trouble.path)},
+                    event_id=trouble.mark,  # every process that sees it tells the same event
+                )
+            )
+        if new:
+            self._writer.wake()
 
     def _known(self, kind: DocumentKind[Any]) -> dict[str, Entry]:
         with self._known_lock:
@@ -135,15 +175,21 @@ class DocumentAccess(OwnItemAccess):
         with self._known_lock:
             self._known_entries[kind.name].update(entries)
 
-    def _report_damaged_document(self, path: Path, aside: Path, salvaged: int) -> None:
+    def _report_damaged_document(self, path: Path, aside: Path, entries: int) -> None:
         self._writer.state.quarantined += (str(aside),)
-        event = Event(
-            timestamp=self._now(),
-            event_type="document_quarantined",
-            message=f"{path.name} was damaged; it was kept as {aside.name}, and {salvaged} entries were salvaged.",
-            severity=Severity.CRITICAL,
-            data={"file": str(aside), "entries": salvaged},
+        with self._known_lock:
+            told = path in self._announced
+        self._tell(
+            Event(
+                timestamp=self._now(),
+                event_type="document_quarantined",
+                message=f"{path.name} was damaged; it was kept as {aside.name}, the new one has {entries} entries.",
+                severity=Severity.WARNING if told else Severity.CRITICAL,
+                data={"file": str(aside), "entries": entries},
+            )
         )
+
+    def _tell(self, event: Event) -> None:
         row = EVENTS.to_row(event)
         self._pending.add_rare(RareItem(EVENTS, row["event_id"], row))
 
@@ -153,14 +199,18 @@ def _named(kind: DocumentKind[Any], given: Any) -> list[tuple[str, Any]]:
     if isinstance(given, Mapping):
         entries = list(given.items())
     else:
-        entries = [(getattr(record, "name", None), record) for record in given]
+        entries = [(getattr(record, "name", None), record) for record in checked_items(given, kind.name, _as_it_is)]
     for name, value in entries:
         if type(name) is not str or getattr(value, "name", name) != name:
             raise ConfigurationError(
-                f"{name!r} is no name for one of the {kind.name}",
+                f"{shown(name)} is no name for one of the {kind.name}",
                 hint=f"Pass {kind.record_type.__name__} records, or a mapping of their names to them.",
             )
     return entries
+
+
+def _as_it_is(record: Any) -> Any:
+    return record  # its kind says whether it is one
 
 
 def _fields(kind: DocumentKind[Any], name: str, value: Any) -> dict[str, str]:

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import logging
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from vllm_monitor.clock import SystemClock
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.documents.document_file import DocumentFile, DocumentTrouble
 from vllm_monitor.persistence.documents.document_rows import entry_of_row, row_of_entry
-from vllm_monitor.persistence.documents.document_text import (
-    DocumentText,
-    parse_document,
-    salvage_document,
-    write_document,
-)
-from vllm_monitor.persistence.documents.documents import DocumentKind, Entry
-from vllm_monitor.persistence.private_file import make_private_folder, put_aside, retryable_lock, write_whole
+from vllm_monitor.persistence.documents.document_text import DocumentText
+from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, DocumentKind, Entry
+from vllm_monitor.persistence.private_file import make_private_folder, retryable_lock
 
 __all__ = ["DocumentStore", "FileDocuments", "StoredDocuments", "TableDocuments", "documents_of"]
 
 _LOG = logging.getLogger(__name__)
-_SETTLED_SECONDS = 1.0
-"""A broken file that is younger may be one that an editor is still writing."""
-_LOOKS = 4
-_LOOK_AGAIN_SECONDS = 0.1
-
 Change = Callable[["StoredDocuments"], Mapping[str, Entry]]
 OnDamage = Callable[[Path, Path, int], None]
-"""Called with a damaged file, the name it was kept as, and the number of entries that could be read."""
+"""Called with a damaged file, the name it was kept as, and the number of entries in the new one."""
 
 
 @dataclass(slots=True)
@@ -80,6 +68,14 @@ class DocumentStore(ABC):
             StoreTooNewError: When a newer version wrote what is there.
         """
 
+    @abstractmethod
+    def notice(self) -> None:
+        """Look whether something was changed from outside, and whether it can still be read."""
+
+    @abstractmethod
+    def troubles(self) -> list[DocumentTrouble]:
+        """What could not be read as a whole when it was last looked at."""
+
 
 def documents_of(config: PersistenceConfig, on_damage: OnDamage) -> DocumentStore:
     """Where a configuration keeps its documents."""
@@ -93,7 +89,7 @@ class FileDocuments(DocumentStore):
 
     Args:
         config: Names the files.
-        on_damage: Told of damaged files.
+        on_damage: Told when a file that could not be read was replaced.
     """
 
     visible_before_commit = True
@@ -101,89 +97,46 @@ class FileDocuments(DocumentStore):
     def __init__(self, config: PersistenceConfig, on_damage: OnDamage) -> None:
         self._config = config
         self._on_damage = on_damage
-        self._clock = SystemClock()
+        self._files = {
+            kind.name: DocumentFile(kind, self.path_of(kind), self._lock) for kind in DOCUMENT_KINDS.values()
+        }
 
     def path_of(self, kind: DocumentKind[Any]) -> Path:
         """The file of a kind."""
         name: str = getattr(self._config, f"{kind.name}_file")
         return self._config.storage_dir / name
 
+    def last_good(self, kind: DocumentKind[Any]) -> DocumentText | None:
+        """The last version of a kind's file that could be read; see :meth:`DocumentFile.last_good`."""
+        return self._files[kind.name].last_good()
+
     def read(self, kind: DocumentKind[Any], connection: Connection | None) -> StoredDocuments:
-        """All entries; a damaged file is set aside, and what it holds is salvaged."""
+        """All entries; of a file that cannot be read those of its last good version."""
         del connection
-        path = self.path_of(kind)
-        try:
-            text = self._parse(kind, path)
-        except StoreDamagedError as error:
-            text = self._repair(kind, path, error)
-        return self._stored(text)
+        return _stored(self._files[kind.name].read())
 
     def update(self, kind: DocumentKind[Any], connection: Connection, change: Change) -> None:
         """Read, change and replace the file under the lock of all documents."""
         del connection
-        path = self.path_of(kind)
-        make_private_folder(path.parent)
-        damaged: StoreDamagedError | None = None
-        with _lock(self._config):
-            try:
-                text = self._parse(kind, path)
-            except StoreDamagedError as error:
-                damaged = error
-                text = _salvaged(kind, path)
-            changed = change(self._stored(text))
-            if damaged is not None:
-                self._replace_damaged(kind, path, text or DocumentText(), changed, damaged)
-            elif changed:
-                write_whole(path, _bytes_of(kind, text or DocumentText(), changed))
+        file = self._files[kind.name]
+        make_private_folder(file.path.parent)
+        with self._lock(self._config.durable_timeout_seconds):
+            replaced = file.change(lambda text: change(_stored(text)))
+        if replaced is not None:
+            self._on_damage(file.path, *replaced)
 
-    def _parse(self, kind: DocumentKind[Any], path: Path) -> DocumentText | None:
-        """What the file says; ``None`` when there is none."""
-        for look in range(_LOOKS):
-            try:
-                return parse_document(kind, path.read_bytes(), str(path))
-            except FileNotFoundError:
-                return None
-            except IsADirectoryError as error:
-                raise StoreDamagedError(f"{path} is a folder", hint="Remove it.") from error
-            except StoreDamagedError:
-                if look == _LOOKS - 1 or self._clock.now() - path.stat().st_mtime > _SETTLED_SECONDS:
-                    raise
-            threading.Event().wait(_LOOK_AGAIN_SECONDS)
-        return None
+    def notice(self) -> None:
+        """See which files were changed, and whether they can still be read."""
+        for file in self._files.values():
+            file.notice()
 
-    def _repair(self, kind: DocumentKind[Any], path: Path, error: StoreDamagedError) -> DocumentText | None:
-        """Set a damaged file aside; where that cannot be done now, only look into it."""
-        try:
-            with _lock(self._config):
-                try:
-                    return self._parse(kind, path)  # somebody else may have mended it
-                except StoreDamagedError as found:
-                    text = _salvaged(kind, path)
-                    self._replace_damaged(kind, path, text, {}, found)
-                    return text
-        except OSError as fault:
-            _LOG.error("%s; it cannot be set aside: %s", error, fault)
-            return _salvaged(kind, path)
+    def troubles(self) -> list[DocumentTrouble]:
+        """The files that could not be read when they were last looked at."""
+        return [trouble for file in self._files.values() if (trouble := file.trouble) is not None]
 
-    def _replace_damaged(
-        self,
-        kind: DocumentKind[Any],
-        path: Path,
-        text: DocumentText,
-        changed: Mapping[str, Entry],
-        error: StoreDamagedError,
-    ) -> None:
-        stamp = datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y%m%dT%H%M%S")
-        aside = put_aside(path, stamp)
-        salvaged = len(text.entries)
-        write_whole(path, _bytes_of(kind, text, changed), keep_old_as=aside)
-        _LOG.error("%s; it was kept as %s, %d entries could be read", error.message, aside, salvaged)
-        self._on_damage(path, aside, salvaged)
-
-    def _stored(self, text: DocumentText | None) -> StoredDocuments:
-        if text is None:
-            return StoredDocuments()
-        return StoredDocuments(dict(text.entries), len(text.unreadable), absent_is_deleted=not text.salvaged)
+    def _lock(self, timeout_seconds: float) -> AbstractContextManager[None]:
+        """The lock of all documents of a store."""
+        return retryable_lock(self._config.storage_dir / "documents.lock", timeout_seconds)
 
 
 class TableDocuments(DocumentStore):
@@ -224,17 +177,15 @@ class TableDocuments(DocumentStore):
             if not connection.execute(table.update().where(same).values(row)).rowcount:
                 connection.execute(insert(table), row)
 
+    def notice(self) -> None:
+        """Nothing: nobody edits a table by hand."""
 
-def _bytes_of(kind: DocumentKind[Any], text: DocumentText, changed: Mapping[str, Entry]) -> bytes:
-    unreadable = {key: tree for key, tree in text.unreadable.items() if key not in map(to_text_column, changed)}
-    whole = DocumentText({**text.entries, **changed}, unreadable, text.extra, text.salvaged)
-    return write_document(kind, whole)
-
-
-def _lock(config: PersistenceConfig) -> AbstractContextManager[None]:
-    """The lock of all documents of a store."""
-    return retryable_lock(config.storage_dir / "documents.lock", config.durable_timeout_seconds)
+    def troubles(self) -> list[DocumentTrouble]:
+        """None: a damaged row is skipped by itself."""
+        return []
 
 
-def _salvaged(kind: DocumentKind[Any], path: Path) -> DocumentText:
-    return DocumentText(salvaged=True) if path.is_dir() else salvage_document(kind, path.read_bytes())
+def _stored(text: DocumentText | None) -> StoredDocuments:
+    if text is None:
+        return StoredDocuments()
+    return StoredDocuments(dict(text.entries), len(text.unreadable), absent_is_deleted=not text.salvaged)

@@ -35,6 +35,7 @@ __all__ = ["DocumentText", "parse_document", "salvage_document", "write_document
 _VERSION = 1
 _LATEST = 1e18  # seconds; a number that is no time
 _OURS = ("revision", "modified_at", "deleted", "checksum")
+_MEND = "Mend the file; vllm-monitor check says where."
 _START_OF_OBJECT = re.compile(r'("(?:[^"\\\n]|\\.)*")\s*:\s*(?=\{)')
 _UNREADABLE = re.compile("[\udc80-\udcff]")
 
@@ -80,9 +81,9 @@ def parse_document(kind: DocumentKind[Any], data: bytes, name: str) -> DocumentT
     try:
         whole = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise StoreDamagedError(f"{name} is no JSON: {error}", hint="Mend the file, or let it be salvaged.") from error
+        raise StoreDamagedError(f"{name}{_mistake(data, error)}", hint=_MEND) from error
     if not isinstance(whole, dict) or not isinstance(whole.get("entries"), dict):
-        raise StoreDamagedError(f'{name} has no "entries"', hint="Mend the file, or let it be salvaged.")
+        raise StoreDamagedError(f'{name} has no "entries"', hint=_MEND)
     version = whole.pop("version", _VERSION)
     if isinstance(version, int) and version > _VERSION:
         raise StoreTooNewError(
@@ -113,6 +114,19 @@ def salvage_document(kind: DocumentKind[Any], data: bytes) -> DocumentText:
         _add(kind, text, key, tree)
         position = end
     return text
+
+
+def _mistake(data: bytes, error: Exception) -> str:
+    """Where a text is no JSON, and why."""
+    if isinstance(error, json.JSONDecodeError):
+        return f", line {error.lineno}, column {error.colno}: {error.msg[:1].lower()}{error.msg[1:]}"
+    if isinstance(error, UnicodeDecodeError):
+        start = error.start + len(data) - len(error.object)  # it counts from behind a byte order mark
+        lines = data[:start].decode("utf-8-sig").split("\n")
+        return f", line {len(lines)}, column {len(lines[-1]) + 1}: not UTF-8"
+    if isinstance(error, RecursionError):
+        return " is nested too deeply"
+    return f" is no JSON: {error}"
 
 
 def _looks_like_entry(kind: DocumentKind[Any], tree: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.persistence.codecs.arguments import checked_text
 from vllm_monitor.persistence.documents.document_access import DocumentAccess
 from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, GUARDRAILS, PLUGINS, STRATEGIES
 from vllm_monitor.records import GuardrailPolicy, PluginRecord, StrategyRecord
@@ -63,7 +64,8 @@ class DocumentVerbs(DocumentAccess):
     def load_guardrails(self, *, target: str | None = None) -> list[GuardrailPolicy]:
         """All guardrails, in the order in which they were first saved.
 
-        An entry that cannot be read is skipped, logged and counted in :meth:`health`.
+        An entry that cannot be read is skipped, logged and counted in :meth:`health`. While the file as a whole
+        cannot be read, its last good version is what loads, and :meth:`health` says at which line and column.
 
         Args:
             target: Only those for this server (not those for all); ``None`` is no restriction.
@@ -109,6 +111,7 @@ class DocumentVerbs(DocumentAccess):
         Raises:
             ConfigurationError: When there is no such kind.
         """
+        kind = checked_text(kind, "kind")
         if kind not in DOCUMENT_KINDS:
             raise ConfigurationError(f"there are no {kind!r}", hint=f"Pass one of {', '.join(DOCUMENT_KINDS)}.")
         return {name: entry.revision for name, entry in self._look_at(DOCUMENT_KINDS[kind]).entries.items()}

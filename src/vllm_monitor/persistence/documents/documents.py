@@ -251,7 +251,7 @@ def decide(stored: Entry | None, edit: Edit, now: float, *, absent_is_deleted: b
         gone = stored is not None and stored.deleted
         return Decision() if gone else Decision(Entry(following, now, deleted=True, fields={}))
     changes: Mapping[str, str] = edit.fields
-    unseen = known is not None and not known.deleted and (stored is None or stored.revision != known.revision)
+    unseen = known is not None and not known.deleted and not _is_as_known(stored, known)
     if known is not None and unseen and edit.expected is None:
         changes = {name: text for name, text in edit.fields.items() if known.fields.get(name) != text}
         if stored is not None and stored.deleted:
@@ -264,6 +264,11 @@ def decide(stored: Entry | None, edit: Edit, now: float, *, absent_is_deleted: b
     if fields == stored.fields:
         return Decision()
     return Decision(Entry(following, now, deleted=False, fields=fields))
+
+
+def _is_as_known(stored: Entry | None, known: Entry) -> bool:
+    # Fields count too: whoever edits by hand may take the revision out, and then it begins anew.
+    return stored is not None and stored.revision == known.revision and dict(stored.fields) == dict(known.fields)
 
 
 def merged_entry(stored: Entry | None, other: Entry, now: float) -> Entry | None:

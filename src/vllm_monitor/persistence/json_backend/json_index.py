@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from vllm_monitor.persistence.json_backend.json_imported import ImportedLoader, 
 from vllm_monitor.persistence.json_backend.json_lines import LINES_FILE, Line, read_lines
 from vllm_monitor.persistence.json_backend.json_loader import OwnLoader
 from vllm_monitor.persistence.json_backend.json_sample_parser import SampleParser
-from vllm_monitor.persistence.json_backend.json_tables import FORMAT, RECORD_TABLES, file_of, key_of
+from vllm_monitor.persistence.json_backend.json_tables import FORMAT, RECORD_TABLES, SAMPLE_TABLES, file_of, key_of
 from vllm_monitor.persistence.json_backend.json_values import row_of
+from vllm_monitor.persistence.plain_file import read_plain
 from vllm_monitor.persistence.private_file import put_aside
 from vllm_monitor.persistence.samples.identities import Identities
 from vllm_monitor.persistence.sql_store import OWN_ORIGIN
@@ -33,6 +35,7 @@ __all__ = ["IndexBuilder"]
 
 _LOG = logging.getLogger(__name__)
 _LINES_PER_TRANSACTION = 2_000
+_MOST_REASONS = 3
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
@@ -40,8 +43,9 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 class IndexBuilder:
     """Makes the index of a folder, and sets aside what cannot be read. Use it once, holding the lock of the store.
 
-    A line at the end of a file that lacks its line feed was never acknowledged: it is cut off and kept in
-    ``FILE.torn``. Any other line that cannot be read is kept in ``FILE.damaged-TIME``.
+    A line at the end of a file that lacks its line feed is not whole (its writer ended while it was written, or the
+    file was cut): it is kept in ``FILE.torn``. Any other line that cannot be read is kept in ``FILE.damaged-TIME``.
+    Every file has one line in the log about what was set aside of it.
 
     Args:
         config: Settings.
@@ -49,6 +53,7 @@ class IndexBuilder:
         now: Unix seconds.
         damaged: Names of the tables whose files have lines that must be left out when they are written again.
         set_aside: The files with lines that could not be read.
+        is_new: Whether no line says yet which store this is.
     """
 
     config: PersistenceConfig
@@ -56,7 +61,9 @@ class IndexBuilder:
     now: float
     damaged: set[str] = field(default_factory=set)
     set_aside: list[Path] = field(default_factory=list)
+    is_new: bool = True
     _asides: dict[str, Path] = field(default_factory=dict)
+    _reasons: Counter[str] = field(default_factory=Counter)
     _store: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -113,6 +120,7 @@ class IndexBuilder:
             _reserve_sequences(connection, last)
 
     def _note_store(self, fields: Mapping[str, Any]) -> None:
+        self.is_new = False
         self._store.setdefault("store_id", fields["store_id"])
         self._store.setdefault("created_at", fields.get("created_at", repr(self.now)))
         self._store["next_sequence"] = max(self._store.get("next_sequence", 1), fields.get("next_sequence", 1))
@@ -167,7 +175,7 @@ class IndexBuilder:
         path = self.config.storage_dir / self.config.happy_paths_file
         if not path.exists():
             return
-        raw = path.read_bytes()
+        raw = read_plain(path)
         try:
             entries = dict(json.loads(raw)["entries"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -204,11 +212,22 @@ class IndexBuilder:
                         more = True
                         break
                 (flush if more else finish)()
+        if self._reasons:
+            told = "; ".join(f"{number} times: {reason}" for reason, number in self._reasons.most_common(_MOST_REASONS))
+            _LOG.error(
+                "%d lines of %s were set aside in %s, the others are kept (%s)",
+                self._reasons.total(), path, self._asides[name], told,
+            )  # fmt: skip
+            self._reasons.clear()
 
     def _take(self, name: str, path: Path, line: Line, take: Callable[[Mapping[str, Any]], None]) -> None:
         if line.torn:
-            _LOG.warning("the last line of %s was cut off when its writer ended; it was not acknowledged", path)
-            _append(path.with_name(f"{path.name}.torn"), line.raw)
+            torn = path.with_name(f"{path.name}.torn")
+            _LOG.warning(
+                "the last line of %s was not whole and was set aside in %s (its writer ended meanwhile, or it was cut)",
+                path, torn,
+            )  # fmt: skip
+            _append(torn, line.raw)
             os.truncate(path, line.offset)
             return
         try:
@@ -216,7 +235,7 @@ class IndexBuilder:
                 raise StoreDamagedError("it does not match its checksum", hint="It is set aside.")
             take(line.fields)
         except StoreDamagedError as error:
-            _LOG.error("a line of %s at byte %d was set aside: %s", path, line.offset, error.message)
+            self._reasons[error.message] += 1
             self._put_aside(name, path, line.raw)
 
     def _put_aside(self, name: str, path: Path, raw: bytes) -> None:
@@ -228,10 +247,12 @@ class IndexBuilder:
         _append(self._asides[name], raw)
 
     def _parser(self, name: str) -> SampleParser:
-        path = self.config.storage_dir / file_of(name)
+        names = [name, *(other for other in SAMPLE_TABLES if other != name)]
+        paths = [self.config.storage_dir / file_of(one) for one in names]
 
         def definitions() -> Iterator[Mapping[str, Any]]:
-            return (line.fields for line in read_lines(path) if line.fields is not None and "series" in line.fields)
+            lines = (line.fields for path in paths for line in read_lines(path))
+            return (fields for fields in lines if fields is not None and "series" in fields)
 
         return SampleParser(definitions)
 

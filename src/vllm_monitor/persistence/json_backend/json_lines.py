@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_monitor.errors import StoreDamagedError
+from vllm_monitor.persistence.plain_file import open_plain
 
 __all__ = ["INDEX_FILE", "LINES_FILE", "Line", "LineFile", "decode_line", "encode_line", "read_lines", "replace_file"]
 
@@ -80,7 +81,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     if not path.exists():
         return
     offset = 0
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         while raw := file.readline(_PIECE_BYTES):
             complete = raw.endswith(b"\n")
             try:
@@ -101,7 +102,7 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made = not path.exists()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         opened = os.fstat(self._descriptor)
         self.size = opened.st_size
         self._file_number = (opened.st_dev, opened.st_ino)

@@ -58,8 +58,8 @@ class SampleParser:
     """Reads the lines of one file, in order.
 
     Args:
-        definitions: Reads the layout lines of the whole file. Asked once, when a scrape needs a layout whose line
-            before it was lost: the same layout is written again whenever the store is opened.
+        definitions: Reads the layout lines of all files. Asked once, when a line needs a layout that no line before it
+            in its file has said: layouts are repeated, and have the same name wherever they are written.
     """
 
     def __init__(self, definitions: Callable[[], Iterable[Mapping[str, Any]]]) -> None:

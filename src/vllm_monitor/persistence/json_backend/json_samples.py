@@ -14,8 +14,9 @@ field                   meaning
 ======================  ==============================================================================================
 
 A roll-up (file ``rollups.jsonl``) is a line with its columns, names in the place of numbers, and ``payload`` in base64.
-A layout line has ``layout`` and ``series`` (name, labels, kind and type of each column), and stands before the first
-line that needs it. Values are as in ``json_values``.
+A layout line has ``layout`` and ``series`` (name, labels, kind and type of each column). It stands before the first
+line that needs it, and is repeated, so that no single damage makes the values of many lines meaningless; any of the
+files may say it. Values are as in ``json_values``.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ __all__ = ["PYTHON_TYPES", "ROLLUP_NUMBERS", "Names", "SampleLines", "layout_nam
 Name = TypeVar("Name")
 
 _MOST_SERIES = 200_000
+_USES_BEFORE_REPEATS = (0, 4, 32)
+_USES_BETWEEN_REPEATS = 256
 _NUMBERS_PER_QUERY = 500
 
 ROLLUP_NUMBERS = ("step_seconds", "tier", "start_ms", "end_ms", "buckets", "samples")
@@ -112,7 +115,7 @@ class Names:
 
 
 class SampleLines:
-    """Makes the lines of one file; layouts are written before they are first used in it.
+    """Makes the lines of one file; layouts are written before they are first used in it, and again ever more rarely.
 
     Args:
         names: What the numbers stand for.
@@ -120,7 +123,7 @@ class SampleLines:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._written: set[str] = set()
+        self._uses: dict[str, int] = {}
 
     def of_rows(self, connection: Connection, rows: Sequence[MetricsRow]) -> Iterator[bytes]:
         """The lines of rows of ``metrics``, which are ordered by id.
@@ -180,9 +183,7 @@ class SampleLines:
         """
         row.verify()
         name, columns = self._names.layout(connection, row.layout_id)
-        if name not in self._written:
-            self._written.add(name)
-            yield encode_line({"layout": name, "series": columns})
+        yield from self._definition(name, columns)
         numbers = {field: getattr(row, field) for field in ROLLUP_NUMBERS}
         place = self._names.stream(connection, row.stream_id)
         payload = base64.b64encode(row.payload).decode("ascii")
@@ -199,10 +200,15 @@ class SampleLines:
     ) -> list[bytes]:
         name, columns = self._names.layout(connection, layout_id)
         line = encode_line({**fields, "layout": name, "values": bits_to_json(bits, present)})
-        if name in self._written:
-            return [line]
-        self._written.add(name)
-        return [encode_line({"layout": name, "series": columns}), line]
+        return [*self._definition(name, columns), line]
+
+    def _definition(self, name: str, columns: list[Any]) -> list[bytes]:
+        """The line of a layout where it is due, before a line that uses it."""
+        uses = self._uses.get(name, 0)
+        self._uses[name] = uses + 1
+        if uses % _USES_BETWEEN_REPEATS and uses not in _USES_BEFORE_REPEATS:
+            return []
+        return [encode_line({"layout": name, "series": columns})]
 
     def _single(self, connection: Connection, target: str, loose: LooseRow | LooseBlock) -> Iterator[dict[str, Any]]:
         """The fields of single samples, but for what names them."""

@@ -7,8 +7,9 @@ made anew from the lines whenever the store is opened, so its own fate does not 
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class JsonStore(SqlStore):
             undo.callback(self._files.close)
             self._forget_names()
             self._note_changes()
-            self._in_transaction(self._begin_lines)
+            self._in_transaction(lambda connection: self._begin_lines(connection, is_new=builder.is_new))
             if builder.set_aside:
                 self.quarantined = builder.set_aside[0]
             undo.pop_all()
@@ -151,20 +152,24 @@ class JsonStore(SqlStore):
                 for event, row, gone in (("INSERT", "new", 0), ("UPDATE", "new", 0), ("DELETE", "old", 1)):
                     self._writer.execute(text(_NOTE.format(event=event, table=table, row=row, gone=gone)))
 
-    def _begin_lines(self, connection: Connection) -> None:
-        self._files.append({file_of("metrics"): [self._header(connection)]})
+    def _begin_lines(self, connection: Connection, *, is_new: bool) -> None:
+        if is_new:
+            self._files.append({file_of("metrics"): [self._header(connection)]})
+            self._is_header_due = False
         self._rewrite(connection, self._stale)
 
     def _in_transaction(self, work: Callable[[Connection], None]) -> None:
         # SQLite's write lock is what keeps two threads from writing lines at once.
-        with self.engine.connect().execution_options(begin="IMMEDIATE") as connection:
-            try:
-                with connection.begin():
-                    work(connection)
-            except BaseException:
-                self._files.undo()
-                self._forget_names()
-                raise
+        connection = self.connect().execution_options(begin="IMMEDIATE")
+        try:
+            with connection.begin():
+                work(connection)
+        except BaseException:
+            self._files.undo()
+            self._forget_names()
+            raise
+        finally:
+            self.release(connection)
 
     def _write_all(self, connection: Connection) -> None:
         self._write_lines(connection)
@@ -184,13 +189,17 @@ class JsonStore(SqlStore):
             return
         connection.execute(text("DELETE FROM unwritten"))
         anew = {name for name in self._stale & changed.keys() if name in _ALWAYS_ANEW or self._is_small(name)}
-        self._files.append(
-            {
-                file_of(name): self._lines.lines(connection, name, sorted(ids))
-                for name, ids in changed.items()
-                if name not in anew
-            }
-        )
+        groups: dict[str, Iterable[bytes]] = {
+            file_of(name): self._lines.lines(connection, name, sorted(ids))
+            for name, ids in changed.items()
+            if name not in anew
+        }
+        # Blocks may hold numbers of our own samples, which must not be given again when the blocks are gone.
+        if self._is_header_due or "blocks" in changed:
+            own = file_of("metrics")
+            groups[own] = itertools.chain([self._header(connection)], groups.get(own, ()))
+        self._files.append(groups)
+        self._is_header_due = False
         self._rewrite(connection, anew)
 
     def _is_small(self, name: str) -> bool:
@@ -211,7 +220,7 @@ class JsonStore(SqlStore):
         yield from self._lines.all_lines(connection, name)
 
     def _header(self, connection: Connection) -> bytes:
-        """Says what the store is; repeated whenever it is opened, so that no single damage loses it."""
+        """Says what the store is; repeated with the first change after every opening, so that no damage loses it."""
         created_at = connection.execute(text("SELECT value FROM store_meta WHERE key = 'created_at'")).scalar_one()
         last = connection.execute(text("SELECT max(seq) FROM sqlite_sequence WHERE name = 'metrics'")).scalar()
         fields = {
@@ -224,3 +233,4 @@ class JsonStore(SqlStore):
 
     def _forget_names(self) -> None:
         self._lines = TableLines(Names())
+        self._is_header_due = True

@@ -112,24 +112,24 @@ class Maintainer:
             StoreUnavailableError: When there is no open store, or another process does not come to an end.
             StoreDamagedError: When a block did not come back as the rows it was made of.
         """
-        with self._lock.held(wait_seconds) as is_ours:
-            if not is_ours:
-                raise StoreUnavailableError(
-                    f"another process has maintained {self._config.storage_dir} for {wait_seconds:g} seconds",
-                    hint="Wait until it has finished; it does what you asked for as well.",
-                )
-            store = self._store()
-            if store is None:
-                raise StoreUnavailableError(
-                    f"the store {self._config.db_path} is not open", hint="See health(); it is opened by itself."
-                )
-            try:
+        store = self._store()
+        if store is None:
+            raise StoreUnavailableError(
+                f"the store {self._config.db_path} is not open", hint="See health(); it is opened by itself."
+            )
+        try:
+            with self._lock.held(wait_seconds) as is_ours:
+                if not is_ours:
+                    raise StoreUnavailableError(
+                        f"another process has maintained {self._config.storage_dir} for {wait_seconds:g} seconds",
+                        hint="Wait until it has finished; it does what you asked for as well.",
+                    )
                 return self._step(store, seal_all=seal_all, expire_now=True, asked=asked)
-            except (*DATABASE_ERRORS, OSError) as error:
-                raise StoreUnavailableError(
-                    f"maintenance of {self._config.db_path} failed: {cause_of(error)}",
-                    hint="Nothing is lost. Check the disk and permissions of storage_dir; it is tried again by itself.",
-                ) from error
+        except (*DATABASE_ERRORS, OSError) as error:
+            raise StoreUnavailableError(
+                f"maintenance of {self._config.db_path} failed: {cause_of(error)}",
+                hint="Nothing is lost. Check the disk and permissions of storage_dir; it is tried again by itself.",
+            ) from error
 
     def after_fork_in_child(self) -> None:
         """Leave the lock to the parent; this object is not used again."""

@@ -31,7 +31,7 @@ from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.json_backend.json_expiry import delete_unsealed_rows
 from vllm_monitor.persistence.maintenance.retention_clock import doubtful_step_seconds, look_at_clock
 from vllm_monitor.persistence.maintenance.short_transactions import ShortTransactions
-from vllm_monitor.persistence.maintenance.size_limit import excess_bytes, fit_into_limit, shrink
+from vllm_monitor.persistence.maintenance.size_limit import excess_bytes, fit_into_limit, models_bytes, shrink
 from vllm_monitor.persistence.records.prediction_scores import fold_predictions
 from vllm_monitor.persistence.sql_store import EPOCH_KEY, OWN_ORIGIN, SqlStore
 
@@ -104,9 +104,11 @@ def retention_trouble(store: SqlStore, config: PersistenceConfig) -> tuple[str, 
     hand = ShortTransactions(store, lambda: False)
     too_much = excess_bytes(hand, config)
     if too_much:
+        models = models_bytes(hand)
+        message = f"the store needs {too_much:,} bytes more than max_bytes leaves it beside its log"
         return (
-            f"the store needs {too_much:,} bytes more than max_bytes leaves it beside its log",
-            "Nothing is left that may be deleted for it: raise max_bytes, or shorten the retention of rare records.",
+            f"{message}; models take {models:,} bytes of it" if models else message,
+            "Only the newest samples are left: raise max_bytes, delete models, or keep rare records for less long.",
         )
     with hand.reading() as connection:
         step_seconds = doubtful_step_seconds(connection)

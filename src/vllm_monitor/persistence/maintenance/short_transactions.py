@@ -52,7 +52,7 @@ class ShortTransactions:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that holds the write lock; committed at its end, undone by an exception."""
-        connection = self.store.engine.connect().execution_options(begin="IMMEDIATE")
+        connection = self.store.connect().execution_options(begin="IMMEDIATE")
         try:
             with connection.begin():
                 began = self._clock.monotonic()
@@ -67,7 +67,7 @@ class ShortTransactions:
         A PRAGMA that does one piece of work for each row, and whose rows have no columns, does only the first piece
         when it is executed in the usual way.
         """
-        connection = self.store.engine.connect()
+        connection = self.store.connect()
         try:
             raw: Any = connection.connection.dbapi_connection
             began = self._clock.monotonic()

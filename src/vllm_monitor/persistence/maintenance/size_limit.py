@@ -2,28 +2,32 @@
 
 What goes, in this order, until it fits: blocks of samples, oldest first whatever their target; roll-ups of 1 minute;
 roll-ups of 10 minutes; request summaries. Samples of the last hour, which are not sealed yet, and rare records never
-go. The limit holds for the database, its log and the folder of models together. Room for the log is kept free, and
+go; neither do documents and models. So that a store full of those does not lose its history for nothing, a quarter of
+``max_bytes`` is for the newest blocks and roll-ups, even when the store is then larger than it may be; health says so.
+The limit holds for the database, its log and the folder of models together. Room for the log is kept free, and
 a tenth more than needed is deleted, so that it is not all to be done again a moment later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, true
 
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.maintenance.short_transactions import ShortTransactions
 from vllm_monitor.persistence.sql_store import SqlStore
 
-__all__ = ["excess_bytes", "fit_into_limit", "shrink"]
+__all__ = ["excess_bytes", "fit_into_limit", "models_bytes", "shrink"]
 
 _LOG_BYTES = 5 << 20
 """SQLite moves its log into the file after a thousand pages; a group of scrapes may come on top of it."""
 _LARGEST_LOG_SHARE = 0.25
 _GOAL_RATIO = 0.9
+_KEPT_SHARE = 4
+"""This part of ``max_bytes`` is for the newest samples, whatever else fills the store; half of it for roll-ups."""
 _ROWS_PER_STEP = 20
 _CANDIDATES = 2_000
 _SPARE_PAGES = 256
@@ -37,8 +41,9 @@ def fit_into_limit(hand: ShortTransactions, config: PersistenceConfig) -> dict[s
     if config.max_bytes is None or _content_bytes(hand, config) <= _room_bytes(config.max_bytes):
         return deleted
     goal = int(_room_bytes(config.max_bytes) * _GOAL_RATIO)
-    for table, counted, time, conditions in _in_order():
-        batches = _oldest_first(hand, table, time, conditions)
+    parts = list(_in_order())
+    for (table, counted, time, conditions), older in zip(parts, _older(hand, config.max_bytes, parts), strict=True):
+        batches = _oldest_first(hand, table, time, [*conditions, older])
 
         def step(table: Table = table, counted: Any = counted, batches: Iterator[list[int]] = batches) -> int | None:
             if _content_bytes(hand, config) <= goal:
@@ -55,6 +60,12 @@ def excess_bytes(hand: ShortTransactions, config: PersistenceConfig) -> int:
     if config.max_bytes is None:
         return 0
     return max(0, _content_bytes(hand, config) - _room_bytes(config.max_bytes))
+
+
+def models_bytes(hand: ShortTransactions) -> int:
+    """What the arrays of models take, in files or in the database."""
+    with hand.reading() as connection:
+        return int(connection.execute(select(func.coalesce(func.sum(schema.models.c.size_bytes), 0))).scalar_one())
 
 
 def shrink(
@@ -93,6 +104,7 @@ def shrink(
 
 
 _INCREMENTAL = 2
+_Part = tuple[Table, ColumnElement[Any], ColumnElement[Any], list[ColumnElement[bool]]]
 
 
 def _room_bytes(max_bytes: int) -> int:
@@ -108,7 +120,7 @@ def _content_bytes(hand: ShortTransactions, config: PersistenceConfig) -> int:
     return size_bytes + sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _in_order() -> Iterator[tuple[Table, ColumnElement[Any], ColumnElement[Any], list[ColumnElement[bool]]]]:
+def _in_order() -> Iterator[_Part]:
     """Table, what is counted of a row, the time by which it is old, and which rows are meant."""
     blocks, rollups, requests = schema.blocks, schema.rollups, schema.requests
     yield blocks, blocks.c.samples, blocks.c.end_ms, []
@@ -131,6 +143,42 @@ def _oldest_first(
             yield numbers[start : start + _ROWS_PER_STEP]
 
 
+def _older(hand: ShortTransactions, max_bytes: int, parts: Sequence[_Part]) -> list[ColumnElement[bool]]:
+    """For each part which of its rows may go: those older than what is kept. The coarsest roll-ups are kept first."""
+    left_bytes = max_bytes // _KEPT_SHARE
+    conditions = []
+    for table, _, time, chosen in reversed(parts):
+        last = None
+        if "payload" in table.c:
+            least_left_bytes = 0 if table is schema.blocks else max_bytes // _KEPT_SHARE // 2
+            last, left_bytes = _last_kept(hand, table, time, chosen, left_bytes, least_left_bytes)
+        is_older: ColumnElement[bool] = true()
+        if last is not None:
+            is_older = or_(time < last[0], and_(time == last[0], table.c.id < last[1]))
+        conditions.append(is_older)
+    return conditions[::-1]
+
+
+def _last_kept(
+    hand: ShortTransactions,
+    table: Table,
+    time: ColumnElement[Any],
+    conditions: list[ColumnElement[bool]],
+    left_bytes: int,
+    least_left_bytes: int,
+) -> tuple[tuple[int, int] | None, int]:
+    """Time and id of the oldest of the newest rows that fit, and the bytes that are left then."""
+    query = select(time, table.c.id, func.length(table.c.payload)).where(*conditions)
+    last = None
+    with hand.reading() as connection:
+        for end_ms, number, payload_bytes in connection.execute(query.order_by(time.desc(), table.c.id.desc())):
+            if left_bytes - payload_bytes < least_left_bytes:
+                break
+            left_bytes -= payload_bytes
+            last = (end_ms, number)
+    return last, left_bytes
+
+
 def _delete(hand: ShortTransactions, table: Table, counted: ColumnElement[Any], numbers: list[int]) -> int:
     chosen = table.c.id.in_(numbers)
     with hand.writing() as connection:
@@ -146,7 +194,7 @@ def _give_pages_back(hand: ShortTransactions) -> int | None:
 
 
 def _empty_log(store: SqlStore) -> None:
-    connection = store.engine.connect()
+    connection = store.connect()
     try:
         raw = connection.connection.dbapi_connection
         if raw is None:  # pragma: no cover - SQLAlchemy connects on first use of .connection

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
-from vllm_monitor.persistence.codecs.value_codec import Reference, decode_value, encode_value
+from vllm_monitor.persistence.codecs.value_codec import DEEPEST, Reference, decode_value, encode_value, too_deep
 from vllm_monitor.persistence.models.array_types import describe_type, type_of_description
 
 __all__ = ["EncodedModel", "decode_model", "encode_model"]
@@ -39,7 +39,6 @@ _WORTH_RATIO = 0.9
 """Arrays are compressed when that leaves at most this share: a file that other tools can read is worth something."""
 _PACK_LEVEL = 3
 _LARGEST_HEADER_BYTES = 100 << 20
-_DEEPEST = 200
 _HINTS = {
     "torch": "Store tensor.detach().cpu().numpy() instead of the tensor.",
     "jax": "Store numpy.asarray(array) instead.",
@@ -78,10 +77,7 @@ def encode_model(model_data: Any, *, compress: bool) -> EncodedModel:
         ValueNotStorableError: When something in it could not be given back unchanged.
     """
     arrays: list[_Detached] = []
-    try:
-        data = _detach(model_data, arrays, "model_data", 0)
-    except RecursionError:
-        raise _too_deep() from None
+    data = _detach(model_data, arrays, "model_data", 0)
     plain = _to_safetensors([array.tensor for array in arrays])
     stored = _packed(plain) if compress else plain
     structure = encode_value(
@@ -120,8 +116,8 @@ def decode_model(structure: str, arrays: bytes) -> Any:
 
 def _detach(value: Any, arrays: list[_Detached], where: str, depth: int) -> Any:
     """The value with references in place of its arrays, which are added to ``arrays``."""
-    if depth > _DEEPEST:
-        raise _too_deep()
+    if depth > DEEPEST:
+        raise too_deep("model_data")
     if type(value) in _PLAIN:
         return value
     if isinstance(value, np.ndarray):
@@ -254,10 +250,6 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise _damaged("its arrays are cut off, or longer than it says")
     return plain
-
-
-def _too_deep() -> ValueNotStorableError:
-    return ValueNotStorableError("model_data is nested too deeply, or contains itself", hint="Store a flatter value.")
 
 
 def _damaged(what: str) -> StoreDamagedError:

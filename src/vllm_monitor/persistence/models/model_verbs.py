@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from vllm_monitor.errors import RecordNotFoundError, StoreDamagedError, StoreUnavailableError, ValueNotStorableError
+from vllm_monitor.errors import RecordNotFoundError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence.codecs.arguments import checked_mapping, checked_text, checked_version, stored_text
 from vllm_monitor.persistence.codecs.columns import unpack_text
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
@@ -61,8 +62,12 @@ class ModelVerbs(OwnItemAccess):
 
         What is saved is what loads, by type and bits: numpy arrays of any shape and of any type without Python
         objects, dicts with any keys, lists, tuples, sets, numbers, texts, bytes, paths, dates, enums, nested at
-        will. The newest ``config.model_versions_kept`` versions of a name stay. The call waits as
-        :meth:`save_checkpoint` does; a model that is not durable yet is held in memory and can be loaded.
+        will. Three things are not kept: a single numpy number (``np.float64(1)``) comes back as the equal Python
+        number, an array in Fortran order as an equal one in C order, and what inherits from one of these types as
+        that type (an ``OrderedDict`` as a dict).
+
+        The newest ``config.model_versions_kept`` versions of a name stay. The call waits as :meth:`save_checkpoint`
+        does; a model that is not durable yet is held in memory and can be loaded.
 
         Args:
             model_name: Any text; it is no path.
@@ -74,13 +79,11 @@ class ModelVerbs(OwnItemAccess):
                 store instead.
             StoreUnavailableError: When it is not durable and ``config.required`` is set.
         """
-        if not isinstance(model_name, str):
-            raise ValueNotStorableError(
-                f"a model's name is a text, not {type(model_name).__name__}", hint="Pass its name as str."
-            )
+        model_name = stored_text(model_name, "model_name")
+        kept = checked_mapping(metadata, "metadata")
         encoded = encode_model(model_data, compress=self.config.compression_enabled)
         model_id = uuid.uuid4().hex
-        metadata_text = encode_value({} if metadata is None else metadata)
+        metadata_text = encode_value(kept)
         row = self._models.row_of(model_id, model_name, self._now(), encoded, metadata_text)
         item = ModelItem(MODEL_ROWS, model_id, row, models=self._models, arrays=encoded.arrays)
         if not self._closed:
@@ -104,6 +107,7 @@ class ModelVerbs(OwnItemAccess):
             StoreDamagedError: When it is not what was stored; other versions may be.
             StoreUnavailableError: When it cannot be read now.
         """
+        model_name, version = checked_text(model_name, "model_name"), checked_version(version)
         row, arrays = self._find_model(model_name, version)
         if arrays is None:
             try:
@@ -154,6 +158,7 @@ class ModelVerbs(OwnItemAccess):
             RecordNotFoundError: When there is none.
             StoreUnavailableError: When it is not durable and ``config.required`` is set.
         """
+        model_name, version = checked_text(model_name, "model_name"), checked_version(version)
         self._find_row(model_name, version)
         item = ModelDeletion(MODEL_ROWS, uuid.uuid4().hex, {}, models=self._models, name=model_name, version=version)
         if self._wait_for(item):

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllm_monitor.errors import StoreDamagedError
+from vllm_monitor.errors import ConfigurationError, StoreDamagedError
+from vllm_monitor.persistence.codecs.arguments import checked_items, checked_mapping, shown, stored_text
 from vllm_monitor.persistence.codecs.columns import UnknownObject
 from vllm_monitor.persistence.pending import RareItem
 from vllm_monitor.persistence.records.async_forms import in_thread
@@ -137,18 +138,20 @@ class HappyPathVerbs(RecordAccess):
     ) -> HappyPath:
         now = self._now()
         return HappyPath(
-            path_id=path_id,
+            path_id=stored_text(path_id, "path_id"),
             name=name,
-            checkpoints=list(checkpoints),
-            metrics_profile=dict(metrics_profile),
-            guardrails=[one.name if isinstance(one, GuardrailPolicy) else one for one in guardrails],
+            checkpoints=checked_items(checkpoints, "checkpoints", _as_it_is),
+            metrics_profile=checked_mapping(metrics_profile, "metrics_profile"),
+            guardrails=checked_items(guardrails, "guardrails", _guardrail_name),
             timestamp=now,
             updated_at=now,
             target=target,
-            metadata={} if metadata is None else dict(metadata),
+            metadata=checked_mapping(metadata, "metadata"),
         )
 
     def _count_of(self, path_id: str, success: bool) -> RareItem:
+        if not isinstance(success, (bool, int)):
+            raise ConfigurationError(f"success cannot be {shown(success)}", hint="Pass True or False.")
         counted = "success_count" if success else "failure_count"
         now = self._now()
 
@@ -157,6 +160,14 @@ class HappyPathVerbs(RecordAccess):
             return HAPPY_PATHS.edited(row, **counts, updated_at=now)
 
         return self._change_of(HAPPY_PATHS, path_id, count)
+
+
+def _as_it_is(checkpoint: StateCheckpoint) -> StateCheckpoint:
+    return checkpoint  # its row says whether it is one
+
+
+def _guardrail_name(guardrail: str | GuardrailPolicy) -> str:
+    return stored_text(guardrail.name if isinstance(guardrail, GuardrailPolicy) else guardrail, "a guardrail's name")
 
 
 def _replacing(path: HappyPath, on_unknown: UnknownObject = None) -> RareItem:

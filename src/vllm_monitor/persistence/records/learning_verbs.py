@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_monitor.persistence.codecs.arguments import checked_mapping
 from vllm_monitor.persistence.records.async_forms import in_thread
 from vllm_monitor.persistence.records.rare_kinds import LEARNING, LearningRecord
 from vllm_monitor.persistence.records.record_access import RecordAccess
@@ -111,6 +112,6 @@ class LearningVerbs(RecordAccess):
             state_context=state_context,
             action_taken=action_taken,
             reward=reward,
-            metadata={} if metadata is None else dict(metadata),
+            metadata=checked_mapping(metadata, "metadata"),
             target=target,
         )

@@ -103,7 +103,7 @@ class ScoreSums:
 
 def day_of(timestamp: float) -> int:
     """The UTC day of a time, counted from 1970-01-01."""
-    return int(max(-_LARGEST_DAY, min(_LARGEST_DAY, math.floor(timestamp / _DAY_SECONDS))))
+    return math.floor(max(-_LARGEST_DAY, min(_LARGEST_DAY, timestamp / _DAY_SECONDS)))
 
 
 def calibration_bin_of(probability: float | None) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 from sqlalchemy import Connection
 
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.persistence.codecs.arguments import checked_filter, checked_time, shown
 from vllm_monitor.persistence.pending import Batch, RareItem
 from vllm_monitor.persistence.records.async_forms import in_thread
 from vllm_monitor.persistence.records.prediction_scores import read_scores
@@ -112,11 +113,11 @@ class PredictionVerbs(RecordAccess):
             end_time: Likewise.
             target: Only predictions for this server.
         """
+        kind, only = checked_filter(failure_type, "failure_type"), checked_filter(target, "target")
+        first, last = checked_time(start_time, "start_time"), checked_time(end_time, "end_time")
 
         def ask(memory: Batch, connection: Connection | None, _: SeriesCatalogue) -> list[PredictionScore]:
-            scores, damaged = read_scores(
-                memory, connection, failure_type=failure_type, start=start_time, end=end_time, target=target
-            )
+            scores, damaged = read_scores(memory, connection, failure_type=kind, start=first, end=last, target=only)
             self._count_damage(damaged)
             return scores
 
@@ -178,9 +179,9 @@ class PredictionVerbs(RecordAccess):
 
 
 def _outcome_named(outcome: PredictionOutcome | str) -> PredictionOutcome:
-    if isinstance(outcome, str):
+    if isinstance(outcome, str):  # a member is one as well
         for member in PredictionOutcome:
             if member.value == outcome.lower():
                 return member
     names = ", ".join(member.name for member in PredictionOutcome)
-    raise ConfigurationError(f"{outcome!r} is no outcome of a prediction", hint=f"Pass one of {names}.")
+    raise ConfigurationError(f"{shown(outcome)} is no outcome of a prediction", hint=f"Pass one of {names}.")

@@ -15,8 +15,9 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
+from vllm_monitor.persistence.codecs.arguments import checked_text, stored_text
 from vllm_monitor.persistence.codecs.columns import Form, UnknownObject, from_column, to_column
-from vllm_monitor.persistence.codecs.redaction import redact, redact_certain
+from vllm_monitor.persistence.codecs.redaction import redact, redact_certain, within_depth
 from vllm_monitor.persistence.codecs.text_column import to_text_column
 from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
 from vllm_monitor.persistence.schema import metadata
@@ -78,12 +79,13 @@ class RareKind(Generic[Record]):
                 hint=f"Pass a {self.record_type.__name__}.",
             )
         values = {name: getattr(record, name) for name in self.forms}
+        if on_unknown is not None:
+            values = {name: within_depth(value, on_unknown) for name, value in values.items()}
         for name in self.redacted:
             values[name] = redact(values[name])
         for name in self.scrubbed:
             values[name] = redact_certain(values[name])
-        if values[self.id_field] is None:
-            values[self.id_field] = uuid.uuid4().hex
+        values[self.id_field] = self._id_of(values[self.id_field], on_unknown)
         exact: dict[str, Any] = {}
         row: Row = {}
         for name, value in values.items():
@@ -95,6 +97,13 @@ class RareKind(Generic[Record]):
         row["exact"] = encode_value(exact, on_unknown=on_unknown) if exact else None
         row["checksum"] = self.checksum(row)
         return row
+
+    def _id_of(self, given: Any, on_unknown: UnknownObject) -> str:
+        if given is None:
+            return uuid.uuid4().hex
+        if on_unknown is not None and not isinstance(given, str):
+            return on_unknown(given)
+        return stored_text(given, self.id_field)
 
     def edited(self, row: Mapping[str, Any], **values: Any) -> Row:
         """A row with other values in some fields and everything else as it was, to the bit.
@@ -165,10 +174,9 @@ class RareKind(Generic[Record]):
         form = self.forms.get(name)
         kind = form if isinstance(form, type) else None
         if isinstance(value, Enum):
-            return str(value.value)
-        if kind is not None or name in self.derived:
-            return value.lower()
-        return to_text_column(value)
+            return to_text_column(str(value.value))
+        text = checked_text(value, name)
+        return to_text_column(text.lower() if kind is not None or name in self.derived else text)
 
     def matches(self, row: Row, wanted: Wanted, start: float | None, end: float | None, target: str | None) -> bool:
         """Whether a row that is still in memory passes the filters of ``get_*``."""

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from vllm_monitor.errors import RecordNotFoundError, StoreDamagedError, StoreUnavailableError
+from vllm_monitor.persistence.codecs.arguments import checked_filter, checked_limit, checked_text, checked_time
 from vllm_monitor.persistence.pending import Batch, RareItem
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row, Wanted
 from vllm_monitor.persistence.records.record_reader import find_row, read_records
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
-from vllm_monitor.persistence.store_access import StoreAccess, checked_limit
+from vllm_monitor.persistence.store_access import StoreAccess
 
 __all__ = ["RecordAccess"]
 
@@ -93,6 +94,7 @@ class RecordAccess(StoreAccess):
             StoreDamagedError: When it does not match its checksum.
             StoreUnavailableError: When the store cannot be read, so that nobody can say.
         """
+        record_id = checked_text(record_id, kind.id_field)
         seen = self._row(kind, record_id)
         kind.verify(seen)
 
@@ -130,10 +132,12 @@ class RecordAccess(StoreAccess):
         target: str | None,
     ) -> list[Record]:
         most = checked_limit(limit)
+        only = checked_filter(target, "target")
+        first, last = checked_time(start, "start_time"), checked_time(end, "end_time")
 
         def ask(memory: Batch, connection: Connection | None, _: SeriesCatalogue) -> list[Record]:
             records, damaged = read_records(
-                kind, memory, connection, wanted=wanted, start=start, end=end, target=target, limit=most
+                kind, memory, connection, wanted=wanted, start=first, end=last, target=only, limit=most
             )
             self._count_damage(damaged)
             return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_monitor.persistence.codecs.arguments import checked_text
 from vllm_monitor.persistence.records.alert_verbs import AlertVerbs
 from vllm_monitor.persistence.records.checkpoint_verbs import CheckpointVerbs
 from vllm_monitor.persistence.records.event_verbs import EventVerbs
@@ -34,4 +35,4 @@ class RecordVerbs(
         ``False`` also for ids of other managers and for those that lie more than ten thousand ids back. Request
         summaries are never remembered here.
         """
-        return self._pending.is_durable(record_id)
+        return self._pending.is_durable(checked_text(record_id, "record_id"))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_monitor.persistence.samples.blocks.loose_block import LooseBlock
-from vllm_monitor.persistence.samples.rollup_codec import Form, Rollup
+from vllm_monitor.persistence.samples.rollup_codec import Form, Rollup, last_sequences
 from vllm_monitor.persistence.samples.summaries import MINUTE_MS, is_counter, summarise, summarise_spread
 from vllm_monitor.records import Series
 
@@ -68,11 +68,15 @@ def _rollup(loose: LooseBlock, places: NDArray[np.intp], series: Mapping[int, Se
         if is_counter(series[present_ids[column]]) and bool(np.isfinite(part).all()):
             found["correction"][rows, column] = summary.correction[:, 0]
             forms[column] = Form.COUNTER_WITH_RESETS if summary.correction.any() else Form.COUNTER
+    sequences = loose.sequences[order]
     return LooseRollup(
-        Rollup(buckets, forms, there, first, **found),
+        Rollup(
+            buckets, forms, there, first, **found,
+            first_sequence=int(sequences.min()), last_sequences=last_sequences(buckets, times, sequences),
+        ),
         present_ids,
         [series[number] for number in present_ids],
         int(times.min()),
         int(times.max()),
         len(order),
-    )
+    )  # fmt: skip

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_monitor.errors import ValueNotStorableError
+from vllm_monitor.persistence.codecs.arguments import stored_text
+from vllm_monitor.persistence.codecs.tags import checked_tags, sorted_tags
 from vllm_monitor.persistence.codecs.value_codec import encode_value
 from vllm_monitor.persistence.pending import LooseSeries
-from vllm_monitor.persistence.results import metric_type_text
 from vllm_monitor.records import MetricType
 
 __all__ = ["SeriesRegistry"]
@@ -40,14 +40,12 @@ class SeriesRegistry:
         Raises:
             ValueNotStorableError: When a name is no text, or a tag cannot be stored.
         """
-        for what, text in (("target", target), ("metric_type", metric_type), ("metric_name", metric_name)):
-            if not isinstance(text, str):
-                raise ValueNotStorableError(f"{what} {text!r} is no text", hint="Pass a str.")
-        if tags is not None and not isinstance(tags, Mapping):
-            raise ValueNotStorableError(f"tags of type {type(tags).__name__}", hint="Pass a dict of names and values.")
-        copied = dict(tags) if tags else {}
-        plain_type = metric_type_text(metric_type)
-        tags_json = encode_value(dict(sorted(copied.items(), key=lambda pair: str(pair[0]))))
+        target, metric_name = stored_text(target, "target"), stored_text(metric_name, "metric_name")
+        plain_type = (
+            metric_type.value if isinstance(metric_type, MetricType) else stored_text(metric_type, "metric_type")
+        )
+        copied = checked_tags(tags)
+        tags_json = encode_value(dict(sorted_tags(copied)))
         identity = (target, plain_type, metric_name, tags_json)
         with self._lock:
             if len(self.fast) > _MOST_SERIES or len(self._by_identity) > _MOST_SERIES:
@@ -58,7 +56,7 @@ class SeriesRegistry:
                 series = LooseSeries(target, plain_type, metric_name, copied, tags_json)
                 self._by_identity[identity] = series
             if all(type(name) is str and type(value) is str for name, value in copied.items()):
-                self.fast[target, metric_type, metric_name, *copied, *copied.values()] = series
+                self.fast[target, plain_type, metric_name, *copied, *copied.values()] = series
         return series
 
     def all(self) -> list[LooseSeries]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_monitor.errors import ConfigurationError, StoreDamagedError
+from vllm_monitor.persistence.codecs.arguments import checked_filter, checked_number
 from vllm_monitor.persistence.results import SeriesData
 from vllm_monitor.persistence.samples.aggregation import (
     Aggregation,
@@ -45,6 +46,7 @@ _LOG = logging.getLogger(__name__)
 LONG_RANGE_MS = 3_600_000
 """From this length on, roll-ups are used where they give the same answer."""
 
+_LONGEST_STEP_SECONDS = 1e10  # three centuries; numbers of milliseconds stay within 64 bits
 _LOOK_BACK_MS = MOST_MINUTES_APART * MINUTE_MS
 
 
@@ -137,10 +139,11 @@ def make_range_query(
     Raises:
         ConfigurationError: When they make no sense.
     """
-    step_ms = round(step_seconds * 1000) if math.isfinite(step_seconds) else 0
+    step_seconds = checked_number(step_seconds, "step_seconds")
+    step_ms = round(step_seconds * 1000) if abs(step_seconds) < _LONGEST_STEP_SECONDS else 0
     if step_ms < 1:
         raise ConfigurationError(f"a step of {step_seconds} s", hint="Pass a positive number of seconds.")
-    name = aggregation or (Aggregation.AVG if quantile is None else Aggregation.QUANTILE)
+    name = checked_filter(aggregation, "aggregation") or (Aggregation.AVG if quantile is None else Aggregation.QUANTILE)
     if name not in set(Aggregation):
         raise ConfigurationError(f"there is no aggregation {name!r}", hint=f"Use one of {', '.join(Aggregation)}.")
     chosen = Aggregation(name)
@@ -150,6 +153,7 @@ def make_range_query(
             hint='Pass aggregation="quantile" and a quantile from 0 to 1, or neither.',
         )
     if quantile is not None:
+        quantile = checked_number(quantile, "quantile")
         if not 0 <= quantile <= 1:
             raise ConfigurationError(f"there is no quantile {quantile}", hint="Pass a number from 0 to 1.")
         metric_name = selector.metric_name

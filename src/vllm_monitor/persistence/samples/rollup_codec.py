@@ -6,13 +6,15 @@ bytes                   content
 4                       bytes of the forms as stored, little-endian
 4                       CRC-32 of the forms as stored
 as said                 zlib: one byte per column of the layout, its ``Form``
-the rest                a block; its times are the starts of the buckets, its sequences count from 0
+the rest                a block; its times are the starts of the buckets, its sequences see below
 ======================  ===================================================================================
 
 Row 0 of the block is no bucket: it has the first value of each column, so that growth over the border to the row
 before can be told. The other rows are the buckets. Columns of the block: first ``last`` of every column of the
 layout; then, column by column, ``correction`` where the form is ``COUNTER_WITH_RESETS``, or ``low``, ``high``,
-``total`` and ``count`` where it is ``GAUGE``. Cells without a sample are absent.
+``total`` and ``count`` where it is ``GAUGE``. Cells without a sample are absent. The sequence of row 0 is the least of
+the samples behind the roll-up, that of a bucket the greatest of the samples in it: so it can be told whether a sample
+is behind it also when the samples are gone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from vllm_monitor.persistence.samples.blocks.reader import BlockReader
 from vllm_monitor.persistence.samples.summaries import Floats
 from vllm_monitor.records import MetricKind, Series
 
-__all__ = ["Form", "Rollup", "RollupReader", "encode_rollup"]
+__all__ = ["Form", "Rollup", "RollupReader", "encode_rollup", "last_sequences"]
 
 _HEAD = struct.Struct("<II")
 _GAUGE_FIELDS = ("low", "high", "total", "count")
@@ -65,6 +67,8 @@ class Rollup:
         high: See there.
         total: See there.
         count: See there.
+        first_sequence: The least sequence behind it.
+        last_sequences: (buckets,), the greatest sequence behind each.
     """
 
     bucket_ms: NDArray[np.int64]
@@ -77,10 +81,21 @@ class Rollup:
     high: Floats
     total: Floats
     count: Floats
+    first_sequence: int
+    last_sequences: NDArray[np.int64]
 
     def size_bytes(self) -> int:
         """The memory that the arrays take."""
-        return self.present.nbytes + self.bucket_ms.nbytes + 6 * self.last.nbytes
+        return self.present.nbytes + 2 * self.bucket_ms.nbytes + 6 * self.last.nbytes
+
+
+def last_sequences(
+    bucket_ms: NDArray[np.int64], times_ms: NDArray[np.int64], sequences: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The greatest sequence in each of ascending buckets, of samples in any order; every bucket has some."""
+    last = np.full(len(bucket_ms), np.iinfo(np.int64).min)
+    np.maximum.at(last, np.searchsorted(bucket_ms, times_ms, side="right") - 1, sequences)
+    return last
 
 
 def encode_rollup(rollup: Rollup, series: Sequence[Series], method: BlockMethod) -> bytes:
@@ -101,7 +116,8 @@ def encode_rollup(rollup: Rollup, series: Sequence[Series], method: BlockMethod)
     bits = np.ascontiguousarray(np.hstack(columns)).view(np.uint64)
     present = None if there.all() else there[:, np.concatenate(sources)]
     times = np.concatenate([rollup.bucket_ms[:1], rollup.bucket_ms])
-    block = encode_block(times, np.arange(len(times)), bits, names, method=method, present=present)
+    sequences = np.concatenate([[rollup.first_sequence], rollup.last_sequences])
+    block = encode_block(times, sequences, bits, names, method=method, present=present)
     return _HEAD.pack(len(forms), zlib.crc32(forms)) + forms + block
 
 
@@ -157,7 +173,11 @@ class RollupReader:
                 for number, name in enumerate(fields):
                     found[name][:, place] = extra[1:, number]
         present = np.ones(shape, dtype=bool) if there is None else there[1:]
-        return Rollup(self._block.times_ms()[1:], forms, present, lasts[0], lasts[1:], **found)
+        sequences = self._block.sequences()
+        return Rollup(
+            self._block.times_ms()[1:], forms, present, lasts[0], lasts[1:], **found,
+            first_sequence=int(sequences[0]), last_sequences=sequences[1:],
+        )  # fmt: skip
 
 
 def _damaged(what: str) -> StoreDamagedError:

@@ -82,6 +82,8 @@ class _Joining:
         self._first = np.zeros(columns)
         self._last, self._correction, self._total, self._count = (np.zeros(shape) for _ in range(4))
         self._low, self._high = np.full(shape, np.nan), np.full(shape, np.nan)
+        self._first_sequence = np.iinfo(np.int64).max
+        self._last_sequences = np.full(len(buckets), np.iinfo(np.int64).min)
         self._ends = _Ends(np.zeros(columns, dtype=bool), np.zeros(columns), np.zeros(columns, dtype=np.int64))
 
     def add(self, part: Rollup, columns: NDArray[np.intp]) -> None:
@@ -99,6 +101,8 @@ class _Joining:
             self._low[cells] = np.fmin(self._low[cells], np.where(there, part.low, np.nan))
             self._high[cells] = np.fmax(self._high[cells], np.where(there, part.high, np.nan))
             self._connect(part, rows, columns)
+        self._first_sequence = min(self._first_sequence, part.first_sequence)
+        self._last_sequences[rows] = np.maximum(self._last_sequences[rows], part.last_sequences)
         self._there[cells] |= there
         self._forms[columns] = np.maximum(self._forms[columns], part.forms)
 
@@ -109,7 +113,7 @@ class _Joining:
         forms = np.where(is_counter & correction.any(axis=0), Form.COUNTER_WITH_RESETS, self._forms)
         return Rollup(
             self._buckets, forms.astype(np.uint8), self._there, self._first, self._last, correction,
-            self._low, self._high, self._total, self._count,
+            self._low, self._high, self._total, self._count, self._first_sequence, self._last_sequences,
         )  # fmt: skip
 
     def _connect(self, part: Rollup, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
@@ -150,4 +154,6 @@ def coarsen(rollup: Rollup, step_seconds: int) -> Rollup:
             np.fmax.reduceat(np.where(there, rollup.high, np.nan), starts, axis=0),
             np.add.reduceat(np.where(there, rollup.total, 0.0), starts, axis=0),
             np.add.reduceat(np.where(there, rollup.count, 0.0), starts, axis=0),
+            rollup.first_sequence,
+            np.maximum.reduceat(rollup.last_sequences, starts),
         )

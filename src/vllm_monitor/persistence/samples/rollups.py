@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vllm_monitor.persistence.samples.block_rows import RollupRow, Tier
 from vllm_monitor.persistence.samples.blocks.codec import BlockMethod
 from vllm_monitor.persistence.samples.matrices import Matrix
-from vllm_monitor.persistence.samples.rollup_codec import Rollup, encode_rollup
+from vllm_monitor.persistence.samples.rollup_codec import Rollup, encode_rollup, last_sequences
 from vllm_monitor.persistence.samples.summaries import MINUTE_MS, is_counter, summarise, summarise_spread
 from vllm_monitor.records import Series
 
@@ -48,7 +48,11 @@ def rollup_of_matrix(matrix: Matrix, series: Sequence[Series]) -> Rollup:
         for name in ("low", "high", "total", "count"):
             found[name][cells] = getattr(spread, name)
     forms = np.where(counts_up, np.where(found["correction"].any(axis=0), 1, 0), 2).astype(np.uint8)
-    return Rollup(buckets, forms, there, first, **found)
+    return Rollup(
+        buckets, forms, there, first, **found,
+        first_sequence=int(matrix.sequences.min()),
+        last_sequences=last_sequences(buckets, matrix.times_ms, matrix.sequences),
+    )  # fmt: skip
 
 
 def rollup_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vllm_monitor.persistence.codecs.sample_values import SampleValue
+from vllm_monitor.persistence.codecs.tags import identity_labels, sorted_tags
 from vllm_monitor.persistence.codecs.value_codec import decode_value
 from vllm_monitor.persistence.pending import LooseSeries, Scrape
 from vllm_monitor.persistence.samples.sample_rows import StoredSeries
@@ -44,7 +45,7 @@ def order_of(found: FoundSample) -> tuple[int, int, int, int]:
 
 def loose_as_stored(series: LooseSeries) -> StoredSeries:
     """A series of single samples as it will be stored."""
-    labels = tuple(sorted(series.tags.items(), key=lambda pair: str(pair[0])))
+    labels = identity_labels(sorted_tags(series.tags))
     return StoredSeries(series.metric_type, Series(series.metric_name, labels), series.tags)
 
 

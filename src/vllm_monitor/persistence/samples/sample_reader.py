@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from vllm_monitor.persistence.samples.hot_samples import HotSamples
 from vllm_monitor.persistence.samples.sample_dicts import FoundSample, SampleDict, loose_as_stored, order_of
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue, StoredSeries
 from vllm_monitor.persistence.samples.sealed_samples import SealedSamples
-from vllm_monitor.persistence.samples.selection import Columns, Scope, Selector, Stream, columns_of_layout
+from vllm_monitor.persistence.samples.selection import Columns, Scope, Selector, Stream, as_stored, columns_of_layout
 from vllm_monitor.records import Layout, Series
 
 __all__ = ["SampleReader"]
@@ -57,18 +57,18 @@ class SampleReader:
 
     def series(self) -> list[Series]:
         """Every series, sorted by name and labels."""
-        found: dict[str, Series] = {}
+        found: dict[Hashable, Series] = {}
         takes = self._selector.takes_target
         if self.scope is not None:
             for stream in self.streams():
-                found.update((str(stored.series), stored.series) for stored in self.scope.all_series(stream))
+                found.update((_name_of(stored), stored.series) for stored in self.scope.all_series(stream))
         for layout in {scrape.layout for scrape in self._memory.scrapes if takes(scrape.target)}:
-            found.update((str(series), series) for series in layout.series)
+            found.update((_name_of(as_stored(series)), series) for series in layout.series)
         for sample in self._memory.loose:
             if takes(sample.series.target):
-                series = loose_as_stored(sample.series).series
-                found.setdefault(str(series), series)
-        return [found[name] for name in sorted(found)]
+                stored = loose_as_stored(sample.series)
+                found.setdefault(_name_of(stored), stored.series)
+        return sorted(found.values(), key=str)
 
     def scrape_times(self) -> dict[str, NDArray[np.int64]]:
         """Source to the ascending times of its scrapes."""
@@ -108,10 +108,10 @@ class SampleReader:
         result: list[SampleDict] = []
         for stream in self.streams():
             if (stream.target, stream.source) not in skip:
-                newest: dict[tuple[str, int], FoundSample] = {}
+                newest: dict[tuple[Hashable, int], FoundSample] = {}
                 for found in self._newest_of(stream):
                     # A page that repeats a series has it in several columns.
-                    newest[str(found.series.series), found.position if stream.source else 0] = found
+                    newest[_name_of(found.series), found.position if stream.source else 0] = found
                 result.extend(found.to_dict() for found in newest.values())
         return result
 
@@ -199,3 +199,8 @@ class SampleReader:
                 yield FoundSample(
                     time_ms, NOT_COMMITTED, number, 0, series.target, stored, value, metadata_json
                 )  # fmt: skip
+
+
+def _name_of(stored: StoredSeries) -> Hashable:
+    """The same for the same series of a target; tags of different types are told apart."""
+    return stored.series.name, stored.label_key

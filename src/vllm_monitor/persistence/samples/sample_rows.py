@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.codecs.tags import identity_labels, sorted_tags
 from vllm_monitor.persistence.codecs.text_column import from_text_column
 from vllm_monitor.persistence.codecs.value_codec import decode_value, encode_value
 from vllm_monitor.persistence.samples.loose_codec import LooseRow, decode_loose
@@ -49,8 +50,8 @@ class StoredSeries:
 
     def __post_init__(self) -> None:
         labels: Any = self.series.labels
-        plain = all(type(value) is str for _, value in labels)  # anything else need not be hashable
-        object.__setattr__(self, "label_key", labels if plain else encode_value(labels))
+        plain = all(type(name) is str and type(value) is str for name, value in labels)
+        object.__setattr__(self, "label_key", labels if plain else encode_value(sorted_tags(self.tags)))
 
 
 class MetricsRow(NamedTuple):
@@ -189,8 +190,8 @@ def stored_series(row: SeriesName) -> StoredSeries:
     """
     tags = decode_value(row.tags)
     kind = MetricKind(row.kind) if row.kind in set(MetricKind) else MetricKind.UNKNOWN
-    labels = tags if isinstance(tags, tuple) else tuple(sorted(tags.items(), key=lambda pair: str(pair[0])))
-    series = Series(from_text_column(row.metric_name), labels, kind)
+    labels = tags if isinstance(tags, tuple) else sorted_tags(tags)
+    series = Series(from_text_column(row.metric_name), identity_labels(labels), kind)
     return StoredSeries(from_text_column(row.metric_type), series, dict(tags))
 
 

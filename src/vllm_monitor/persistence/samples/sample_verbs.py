@@ -5,22 +5,33 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from vllm_monitor.errors import ConfigurationError, ValueNotStorableError
-from vllm_monitor.persistence.codecs.sample_values import milliseconds, to_sample_value
+from vllm_monitor.persistence.codecs.arguments import (
+    checked_filter,
+    checked_limit,
+    checked_text,
+    checked_time,
+    shown,
+    stored_text,
+)
+from vllm_monitor.persistence.codecs.sample_values import LATEST_SECONDS, milliseconds, to_sample_value
+from vllm_monitor.persistence.codecs.tags import wanted_tags
 from vllm_monitor.persistence.codecs.value_codec import encode_value
 from vllm_monitor.persistence.pending import MOST_LOOSE_SAMPLES, Batch, Scrape
-from vllm_monitor.persistence.results import SeriesData, metric_type_text
+from vllm_monitor.persistence.results import SeriesData
+from vllm_monitor.persistence.samples.checked_layouts import checked_layout
 from vllm_monitor.persistence.samples.range_query import make_range_query
 from vllm_monitor.persistence.samples.sample_dicts import loose_to_dict, scrape_to_dicts
 from vllm_monitor.persistence.samples.sample_reader import SampleReader
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.samples.selection import Selector
-from vllm_monitor.persistence.store_access import StoreAccess, checked_limit
+from vllm_monitor.persistence.store_access import StoreAccess
 from vllm_monitor.records import Layout, MetricType, Series
 
 __all__ = ["SampleVerbs"]
@@ -34,6 +45,11 @@ Answer = TypeVar("Answer")
 
 class SampleVerbs(StoreAccess):
     """The verbs for samples; part of ``PersistenceManager``."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        # By identity: layouts are equal whatever the kinds of their series, and comparing them takes long.
+        self._checked_layouts: WeakValueDictionary[int, Layout] = WeakValueDictionary()
 
     def save_metric(
         self,
@@ -55,8 +71,8 @@ class SampleVerbs(StoreAccess):
             metric_type: Where it comes from, see :class:`~vllm_monitor.records.MetricType`.
             metric_name: The name, as it will be asked for.
             value: A float, or a number that float64 holds exactly; its Python type comes back.
-            tags: Labels.
-            metadata: Anything of ``value_codec``.
+            tags: Labels: names are text; values are text, numbers, flags or ``None``, and come back by type.
+            metadata: A dict of anything that ``value_codec`` stores.
             timestamp: Unix seconds, rounded to the millisecond; ``None`` is now.
             target: The server's URL.
 
@@ -70,7 +86,7 @@ class SampleVerbs(StoreAccess):
                 if tags
                 else (target, metric_type, metric_name)
             ]
-        except (KeyError, TypeError, AttributeError):
+        except Exception:  # an unknown series; or arguments of any kind, which are told here
             series = self._registry.register(target, metric_type, metric_name, tags)
         kind = type(value)
         if kind is not float and (kind is not int or not _LEAST_EXACT <= value <= _GREATEST_EXACT):
@@ -79,7 +95,7 @@ class SampleVerbs(StoreAccess):
             series,
             (self._now_ns() + 500_000) // 1_000_000 if timestamp is None else milliseconds(timestamp),
             value,
-            None if not metadata else encode_value(metadata),
+            None if metadata is None else _metadata_text(metadata),
         )
         queue = self._loose
         queue.append(sample)
@@ -123,13 +139,18 @@ class SampleVerbs(StoreAccess):
             source: Which page or probe of the target; scrapes of different sources are kept apart.
 
         Raises:
-            ValueNotStorableError: When ``values`` does not fit ``layout``, or ``timestamp`` is no time.
+            ValueNotStorableError: When ``values`` does not fit ``layout``, a name or label in it is no text, or
+                ``timestamp`` is no time.
         """
+        if layout is None or self._checked_layouts.get(id(layout)) is not layout:
+            self._checked_layouts[id(layout)] = checked_layout(layout)
         if not isinstance(values, array) or values.typecode != "d" or len(values) != len(layout):
             raise ValueNotStorableError(
                 f"a scrape of {len(layout)} series needs as many values",
                 hint="Pass array('d') with one float per series of the layout.",
             )
+        if type(target) is not str or type(source) is not str:
+            target, source = stored_text(target, "target"), stored_text(source, "source")
         if not source:
             raise ValueNotStorableError("a scrape has no source", hint='Name it, for instance "metrics".')
         scrape = Scrape(target, source, layout, milliseconds(timestamp), values)
@@ -212,6 +233,7 @@ class SampleVerbs(StoreAccess):
         read from the store: their newest scrape of each source, and their newest single samples.
         """
         selector = _selector(target, metric_name, None, None, None)
+        target = selector.target
         newest = self._rings.newest(target)
         found = [sample for scrape in newest.values() for sample in scrape_to_dicts(scrape, selector)]
         here = set(newest)
@@ -227,7 +249,8 @@ class SampleVerbs(StoreAccess):
 
     def recent_scrapes(self, target: str, source: str = "metrics") -> list[tuple[float, Layout, array[float]]]:
         """The last scrapes (at most 300) that this process saved, oldest first, from memory alone."""
-        return [(scrape.time_ms / 1000, scrape.layout, scrape.values) for scrape in self._rings.recent(target, source)]
+        recent = self._rings.recent(checked_text(target, "target"), checked_text(source, "source"))
+        return [(scrape.time_ms / 1000, scrape.layout, scrape.values) for scrape in recent]
 
     def list_targets(self) -> list[str]:
         """Every target with samples, sorted."""
@@ -235,13 +258,13 @@ class SampleVerbs(StoreAccess):
 
     def list_series(self, target: str | None = None) -> list[Series]:
         """Every series (of one target), sorted by name and labels."""
-        return self._ask(Selector(target=target), lambda reader: reader.series())
+        return self._ask(Selector(target=checked_filter(target, "target")), lambda reader: reader.series())
 
     def scrape_times(
         self, target: str, start_time: float | None = None, end_time: float | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """Source to the ascending unix milliseconds of its stored scrapes; where they are apart is a gap."""
-        selector = _selector(target, None, None, start_time, end_time)
+        selector = _selector(checked_text(target, "target"), None, None, start_time, end_time)
         return self._ask(selector, lambda reader: reader.scrape_times())
 
     def _ask(self, selector: Selector, query: Callable[[SampleReader], Answer]) -> Answer:
@@ -264,19 +287,25 @@ def _selector(
 ) -> Selector:
     unbounded = Selector()
     return Selector(
-        target=target,
-        metric_type=None if metric_type is None else metric_type_text(metric_type),
-        metric_name=metric_name,
-        tags=tags,
-        start_ms=_bound(start_time, unbounded.start_ms),
-        end_ms=_bound(end_time, unbounded.end_ms),
+        target=checked_filter(target, "target"),
+        metric_type=checked_filter(metric_type, "metric_type"),
+        metric_name=checked_filter(metric_name, "metric_name"),
+        tags=wanted_tags(tags),
+        start_ms=_bound(checked_time(start_time, "start_time"), unbounded.start_ms),
+        end_ms=_bound(checked_time(end_time, "end_time"), unbounded.end_ms),
     )
+
+
+def _metadata_text(metadata: Any) -> str | None:
+    if not isinstance(metadata, Mapping):
+        raise ValueNotStorableError(f"metadata cannot be {shown(metadata)}", hint="Pass a dict, or None.")
+    return encode_value(metadata) if metadata else None
 
 
 def _bound(time: float | None, unbounded: int) -> int:
     """A bound in milliseconds, rounded as the samples were, so that a sample's own time finds it."""
     if time is None:
         return unbounded
-    if time in (float("inf"), float("-inf")):
+    if abs(time) > LATEST_SECONDS:  # infinity, or a number that stands for it
         return Selector().end_ms if time > 0 else Selector().start_ms
     return milliseconds(time)

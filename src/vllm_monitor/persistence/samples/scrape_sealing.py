@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 from sqlalchemy import Connection, select, update
 
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.maintenance.short_transactions import ShortTransactions
 from vllm_monitor.persistence.samples.block_rows import BlockKind, BlockRow, Tier
 from vllm_monitor.persistence.samples.blocks.codec import BlockMethod, encode_block
+from vllm_monitor.persistence.samples.decoded_scrapes import fitting, matrix_of_scrapes
 from vllm_monitor.persistence.samples.identities import layout_of_series
-from vllm_monitor.persistence.samples.matrices import Matrix, join_matrices
 from vllm_monitor.persistence.samples.rollups import MINUTE_SECONDS, rollup_of_matrix, rollup_row
 from vllm_monitor.persistence.samples.sample_rows import MetricsRow, RowDecoder
 from vllm_monitor.persistence.samples.scrape_codec import (
@@ -33,9 +32,6 @@ from vllm_monitor.persistence.sql_store import OWN_ORIGIN
 
 __all__ = ["seal_scrapes"]
 
-_MOST_CELLS = 4 << 20
-_SPARE_COLUMNS = 64
-
 _rows = schema.metrics
 
 
@@ -54,27 +50,10 @@ def seal_scrapes(hand: ShortTransactions, stream_id: int, ids: list[int], method
             for layout_id in {scrape.layout_id for scrape in decoded}
         }
         good = [scrape.row_id for scrape in decoded]
-        fitting = _fitting(
-            [len(layouts[scrape.layout_id]) for scrape in decoded],
-            [layouts[scrape.layout_id] for scrape in decoded],
-        )
-        taken = decoded[:fitting]
+        taken = decoded[: fitting(decoded, layouts)]
         if not taken:
             return SealedPart([], good, 0)
-        parts = []
-        for layout_id in dict.fromkeys(scrape.layout_id for scrape in taken):
-            group = [scrape for scrape in taken if scrape.layout_id == layout_id]
-            parts.append(
-                Matrix(
-                    layouts[layout_id],
-                    np.array([scrape.time_ms for scrape in group], dtype=np.int64),
-                    np.array([scrape.row_id for scrape in group], dtype=np.int64),
-                    np.array([scrape.bits for scrape in group], dtype=np.uint64).reshape(
-                        len(group), len(layouts[layout_id])
-                    ),
-                )
-            )
-        matrix = join_matrices(parts)
+        matrix = matrix_of_scrapes(taken, layouts)
         series = series_of(connection, hand, matrix.series_ids)
     payload = encode_block(
         matrix.times_ms, matrix.sequences, matrix.bits, series, method=method, present=matrix.present
@@ -103,22 +82,6 @@ def seal_scrapes(hand: ShortTransactions, stream_id: int, ids: list[int], method
         replace_rows(connection, block, rollups, sealed_ids)
         _let_stand_alone(connection, stream_id, sealed_bits)
     return SealedPart(sealed_ids, good, matrix.samples)
-
-
-def _fitting(widths: list[int], layouts: list[tuple[int, ...]]) -> int:
-    """How many of some scrapes go into one block: not too many cells, and not too many of them empty."""
-    union: set[int] = set()
-    known: set[int] = set()
-    widest = 0
-    for number, (width, layout) in enumerate(zip(widths, layouts, strict=True)):
-        widest = max(widest, width)
-        if id(layout) not in known:
-            known.add(id(layout))
-            union.update(layout)
-        too_sparse = len(union) > 2 * widest + _SPARE_COLUMNS
-        if number and (too_sparse or (number + 1) * max(widest, len(union)) > _MOST_CELLS):
-            return number
-    return len(widths)
 
 
 def _let_stand_alone(connection: Connection, stream_id: int, sealed: dict[int, Bits]) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.persistence import schema
+from vllm_monitor.persistence.codecs.tags import is_same_tag, sorted_tags
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.codecs.value_codec import encode_value
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue, StoredSeries
@@ -51,7 +52,10 @@ class Selector:
         return (
             (self.metric_name is None or metric_name == self.metric_name)
             and (self.metric_type is None or metric_type == self.metric_type)
-            and (not self.tags or all(name in tags and tags[name] == wanted for name, wanted in self.tags.items()))
+            and (
+                not self.tags
+                or all(name in tags and is_same_tag(tags[name], wanted) for name, wanted in self.tags.items())
+            )
         )
 
     def takes_stored(self, stored: StoredSeries) -> bool:
@@ -68,7 +72,7 @@ class Selector:
 
     def key(self) -> tuple[str | None, str | None, str]:
         """The same for selectors that take the same series of a target."""
-        tags = "" if not self.tags else encode_value(sorted(self.tags.items(), key=lambda pair: str(pair[0])))
+        tags = "" if not self.tags else encode_value(sorted_tags(self.tags))
         return self.metric_type, self.metric_name, tags
 
 

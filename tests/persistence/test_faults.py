@@ -143,12 +143,12 @@ def test_required_says_so_when_a_record_is_not_durable(open_store: OpenStore, tm
 
 
 def test_a_read_only_disk(open_store: OpenStore, small_disk: Path) -> None:
-    store = open_store(storage_dir=small_disk)
+    store = open_store(storage_dir=small_disk, durable_timeout_seconds=0.5)
     fill(store, 3)
     store.save_model("m", {"a": 1})
     store.close()
     assert mount("-o", "remount,ro", str(small_disk)) == 0
-    store = open_store(storage_dir=small_disk)
+    store = open_store(storage_dir=small_disk, durable_timeout_seconds=0.5)
     assert store.health().degraded
     fill(store, 2, start=10)
     store.save_event(event(1))

@@ -53,7 +53,7 @@ def test_wrapping_keeps_within_its_lines_and_says_when_it_cut(text: str, width: 
     assert len(lines) <= most
     everything = script.clean(text).replace(" ", "")
     if "".join(lines).replace(" ", "") != everything:
-        assert lines[-1].endswith("…")
+        assert not lines or lines[-1].endswith("…")  # a mark that joins the letter before it, alone, has no width
 
 
 def test_cutting() -> None:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    insert,
+    inspect,
+    text,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
 from vllm_monitor.persistence.schema import HEAD_REVISION, metadata
@@ -56,11 +70,27 @@ def create(connection: Connection) -> None:
 
     The same as all migrations one after the other (a test compares them), without loading Alembic.
     """
-    metadata.create_all(connection)
+    for statement in _statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
     number = Column("version_num", String(32), nullable=False)
     version = Table("alembic_version", MetaData(), number, PrimaryKeyConstraint(number, name="alembic_version_pkc"))
     version.create(connection)
     connection.execute(insert(version), {"version_num": HEAD_REVISION})
+
+
+@cache
+def _statements(dialect_name: str) -> tuple[str, ...]:
+    """The tables and indexes as statements, compiled once: a process may make many stores (archives, salvage)."""
+    dialect = URL.create(dialect_name).get_dialect()()
+    statements: list[str] = []
+    for table in metadata.sorted_tables:
+        statements.append(str(CreateTable(table).compile(dialect=dialect)))
+        statements.extend(str(CreateIndex(index).compile(dialect=dialect)) for index in _in_order(table))
+    return tuple(statements)
+
+
+def _in_order(table: Table) -> list[Index]:
+    return sorted(table.indexes, key=lambda index: str(index.name))
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from tests.waiting import wait_until
 
 from vllm_monitor.clock import ManualClock, make_random
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, schema
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend, schema
 from vllm_monitor.persistence.maintenance.retention import expire, retention_trouble, shrink
 from vllm_monitor.persistence.open_store import open_store as open_sql_store
 from vllm_monitor.persistence.samples.block_rows import BlockKind, BlockRow, RollupRow, Tier
@@ -505,6 +505,32 @@ def test_the_store_s_own_verbs_do_it_all(open_store: OpenStore, tmp_path: Path) 
     clock.advance(31 * DAY)
     store.cleanup_old_data()
     assert store.query_range("a_total", start_time=NOW, end_time=NOW + 1000) == []
+
+
+@pytest.mark.parametrize("backend", list(StorageBackend))
+def test_cleaning_up_deletes_single_samples_that_are_too_old(open_store: OpenStore, backend: StorageBackend) -> None:
+    """Also those that were saved with an old time a moment ago, between new ones."""
+    store = open_store(synchronous=True, clock=ManualClock(NOW), backend=backend)
+    for number in range(3):
+        store.save_metric("custom", "late", float(number), timestamp=NOW - 40 * DAY + number)
+        store.save_metric("custom", "late", 10.0 + number, timestamp=NOW + number)
+    assert store.cleanup_old_data()["metrics"] == 3
+    assert [found["value"] for found in store.get_metrics(metric_name="late")] == [12.0, 11.0, 10.0]
+    assert store.cleanup_old_data()["metrics"] == 0
+
+
+def test_cleaning_up_seals_no_scrape_that_stays(open_store: OpenStore) -> None:
+    store = open_store(synchronous=True, clock=ManualClock(NOW))
+    for number in range(3):
+        store.save_scrape(PAGE, array("d", [number, number]), timestamp=NOW - 40 * DAY + number, target="t")
+        store.save_scrape(PAGE, array("d", [10 + number, number]), timestamp=NOW + number, target="t")
+    assert store.cleanup_old_data()["metrics"] == 3 * 2
+    assert [found["value"] for found in store.get_metrics(metric_name="a_total")] == [12.0, 11.0, 10.0]
+    with sqlite3.connect(store.config.db_path) as connection:
+        assert connection.execute("SELECT count(*) FROM metrics").fetchone() == (3,)
+    connection.close()
+    buckets = store.query_range("a_total", start_time=NOW - 41 * DAY, end_time=NOW, step_seconds=60, aggregation="last")
+    assert buckets[0].values.tolist() == [2.0, 12.0]  # of what is gone, its roll-up
 
 
 def test_it_runs_by_itself(open_store: OpenStore) -> None:

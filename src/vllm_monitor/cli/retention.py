@@ -62,6 +62,8 @@ def retention(
         typer.confirm(f"{config.storage_dir}: delete {limits_text}{predictions_days:g}?", abort=True)
     with PersistenceManager(config, synchronous=True) as store:
         before = store.get_statistics()["bytes"]
+        if max_bytes is not None:
+            store.run_maintenance(seal_all=True)  # what is sealed takes least room, and only that is deleted for size
         deleted = store.cleanup_old_data()
         after = store.get_statistics()["bytes"]
     if json:

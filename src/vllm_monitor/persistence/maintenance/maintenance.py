@@ -12,7 +12,7 @@ from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.maintenance.maintenance_lock import MaintenanceLock
-from vllm_monitor.persistence.maintenance.retention import expire, retention_trouble, shrink
+from vllm_monitor.persistence.maintenance.retention import cutoff_ms, expire, retention_trouble, shrink
 from vllm_monitor.persistence.maintenance.short_transactions import ShortTransactions
 from vllm_monitor.persistence.models.model_store import remove_orphans
 from vllm_monitor.persistence.results import MaintenanceReport
@@ -144,7 +144,8 @@ class Maintainer:
         failures: list[Exception] = []
         if store.seals:
             with _collected(failures):
-                sealed = self._sealer.seal(hand, monotonic, seal_all=seal_all)
+                expired_ms = cutoff_ms(now, self._config.metrics_retention_days)
+                sealed = self._sealer.seal(hand, monotonic, expired_ms=expired_ms, seal_all=seal_all)
             with _collected(failures):
                 compacted = self._compactor.compact(hand, now)
         if expire_now:  # also when sealing failed: this is what makes room

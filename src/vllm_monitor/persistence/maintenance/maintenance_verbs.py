@@ -30,7 +30,7 @@ class MaintenanceVerbs(StoreAccess):
     def cleanup_old_data(self) -> dict[str, int]:
         """Delete now what is older than its retention, and the oldest samples beyond ``max_bytes``.
 
-        Samples are sealed first: what waits for that is not deleted otherwise, however old.
+        Samples that wait to be sealed and are too old are sealed for it, so that their roll-ups stay.
 
         Returns:
             What was deleted: ``metrics`` in samples, ``rollups`` in buckets, records by the name of their table.
@@ -39,7 +39,7 @@ class MaintenanceVerbs(StoreAccess):
             StoreUnavailableError: As :meth:`run_maintenance`.
         """
         self.flush_all()
-        return dict(self._maintain(seal_all=True, asked=True).deleted)
+        return dict(self._maintain(seal_all=False, asked=True).deleted)
 
     def _maintain(self, *, seal_all: bool, asked: bool = False) -> MaintenanceReport:
         wait_seconds = self.config.durable_timeout_seconds * CLOSE_TIMEOUT_FACTOR

@@ -35,7 +35,7 @@ from vllm_monitor.persistence.maintenance.size_limit import excess_bytes, fit_in
 from vllm_monitor.persistence.records.prediction_scores import fold_predictions
 from vllm_monitor.persistence.sql_store import EPOCH_KEY, OWN_ORIGIN, SqlStore
 
-__all__ = ["expire", "retention_trouble", "shrink"]
+__all__ = ["cutoff_ms", "expire", "retention_trouble", "shrink"]
 
 _DAY_SECONDS = 86_400.0
 _ROWS_PER_STEP = 200
@@ -78,14 +78,14 @@ def expire(
     monotonic = SystemClock().monotonic() if monotonic_seconds is None else monotonic_seconds
     now = look_at_clock(hand, now_seconds, monotonic, asked=asked)
     deleted = {
-        "metrics": _expire_samples(hand, _cutoff_ms(now, config.metrics_retention_days)),
+        "metrics": _expire_samples(hand, cutoff_ms(now, config.metrics_retention_days)),
         "rollups": 0,
     }
     rollup_days = (config.minute_rollup_retention_days, config.ten_minute_rollup_retention_days)
     for step_seconds, days in zip(_MINUTE_STEPS, rollup_days, strict=True):
         is_step = schema.rollups.c.step_seconds == step_seconds
         deleted["rollups"] += _expire_sealed(
-            hand, schema.rollups, schema.rollups.c.buckets, _cutoff_ms(now, days), is_step
+            hand, schema.rollups, schema.rollups.c.buckets, cutoff_ms(now, days), is_step
         )
     for table, kept_days in _record_days(config):
         deleted[table.name] = 0 if kept_days is None else _expire_records(hand, table, now - kept_days * _DAY_SECONDS)
@@ -133,7 +133,8 @@ def _record_days(config: PersistenceConfig) -> list[tuple[Table, float | None]]:
     ]
 
 
-def _cutoff_ms(now: float, days: float) -> int:
+def cutoff_ms(now: float, days: float) -> int:
+    """Unix milliseconds before which something is older than so many days."""
     return int(max(_EARLIEST_MS, (now - days * _DAY_SECONDS) * 1000))
 
 

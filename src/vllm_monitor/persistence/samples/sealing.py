@@ -4,6 +4,9 @@ Blocks are coded outside of any transaction. One short transaction then inserts 
 rows that are in it, and makes rows that stay stand alone if they were stored as their difference from one of those.
 Before that the block is decoded again and compared with its rows, so nothing is deleted that cannot be read.
 Rows that are damaged stay where they are, for ``check`` to name.
+
+Rows that are too old to be kept go into blocks of their own, which retention then deletes whole: a sample that arrives
+with an old time would otherwise live as long as the new ones beside it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig
@@ -52,6 +56,14 @@ class _Waiting:
     damaged: set[int] = field(default_factory=set)
 
 
+class _Due(NamedTuple):
+    """A stream with rows to be sealed: all of them, or those that fill blocks and those that have expired."""
+
+    stream_id: int
+    is_loose: bool
+    everything: bool
+
+
 class Sealer:
     """Seals what is due. For one thread at a time, which holds the maintenance lock.
 
@@ -64,12 +76,15 @@ class Sealer:
         self._waiting: dict[int, _Waiting] = {}
         self._method = method_of(config)
 
-    def seal(self, hand: ShortTransactions, monotonic_seconds: float, *, seal_all: bool = False) -> Sealed:
+    def seal(
+        self, hand: ShortTransactions, monotonic_seconds: float, *, expired_ms: int, seal_all: bool = False
+    ) -> Sealed:
         """Seal every stream that is due, or everything.
 
         Args:
             hand: Transactions on the store.
             monotonic_seconds: For streams whose own times do not move.
+            expired_ms: Rows that end before it are due, by themselves; unix milliseconds.
             seal_all: Also what is not due.
 
         Raises:
@@ -77,22 +92,22 @@ class Sealer:
             StoreUnavailableError: When the store was closed, or changed by somebody else meanwhile.
         """
         done = Sealed()
-        for stream_id, is_loose, everything in self._due(hand, monotonic_seconds, seal_all=seal_all):
-            for ids in self._portions(hand, stream_id, everything=everything):
+        for due in self._due(hand, monotonic_seconds, expired_ms, seal_all=seal_all):
+            for ids in self._portions(hand, due, expired_ms):
                 if hand.should_stop():
                     return done
-                self._seal_rows(hand, stream_id, ids, done, is_loose=is_loose)
+                self._seal_rows(hand, due.stream_id, ids, done, is_loose=due.is_loose)
         return done
 
-    def _due(
-        self, hand: ShortTransactions, monotonic_seconds: float, *, seal_all: bool
-    ) -> list[tuple[int, bool, bool]]:
-        """Stream, whether it is one of single samples, whether all of it is due or only full blocks."""
+    def _due(self, hand: ShortTransactions, monotonic_seconds: float, expired_ms: int, *, seal_all: bool) -> list[_Due]:
+        # The age of what has expired says nothing about the rest, whose time has not come by it.
+        kept = _rows.c.end_ms >= expired_ms
         query = select(
             _rows.c.stream_id,
             func.count(),
-            func.min(_rows.c.start_ms),
-            func.max(_rows.c.start_ms),
+            func.count(case((kept, 1))),
+            func.min(case((kept, _rows.c.start_ms))),
+            func.max(case((kept, _rows.c.start_ms))),
             func.min(_rows.c.id),
         ).group_by(_rows.c.stream_id)
         with hand.reading() as connection:
@@ -101,27 +116,35 @@ class Sealer:
             is_loose = select(streams.c.id).where(streams.c.source == "")
             loose = set(connection.execute(is_loose).scalars())
         due = []
-        for stream_id, count, start_ms, end_ms, oldest_id in found:
+        for stream_id, count, kept_count, start_ms, end_ms, oldest_id in found:
             waiting = self._waiting.setdefault(stream_id, _Waiting())
             if oldest_id != waiting.oldest_id:
                 waiting.oldest_id, waiting.since = oldest_id, monotonic_seconds
-            waits_seconds = max((end_ms - start_ms) / 1000, monotonic_seconds - waiting.since)
+            spans_seconds = (end_ms - start_ms) / 1000 if kept_count else 0.0
+            waits_seconds = max(spans_seconds, monotonic_seconds - waiting.since)
             everything = seal_all or waits_seconds >= self._config.block_seconds
-            if everything or count - len(waiting.damaged) >= self._config.block_scrapes:
-                due.append((stream_id, stream_id in loose, everything))
+            is_full = kept_count - len(waiting.damaged) >= self._config.block_scrapes
+            if everything or is_full or kept_count < count:
+                due.append(_Due(stream_id, stream_id in loose, everything))
         self._waiting = {row.stream_id: self._waiting[row.stream_id] for row in found}
         return due
 
-    def _portions(self, hand: ShortTransactions, stream_id: int, *, everything: bool) -> Iterator[list[int]]:
-        """Ids of the rows of each block to be made, in order of arrival."""
-        query = select(_rows.c.id).where(_rows.c.stream_id == stream_id).order_by(_rows.c.id)
+    def _portions(self, hand: ShortTransactions, due: _Due, expired_ms: int) -> Iterator[list[int]]:
+        """Ids of the rows of each block to be made, in order of arrival; those that have expired first."""
+        is_expired = _rows.c.end_ms < expired_ms
+        query = select(_rows.c.id, is_expired).where(_rows.c.stream_id == due.stream_id).order_by(_rows.c.id)
+        expired: list[int] = []
+        kept: list[int] = []
         with hand.reading() as connection:
-            damaged = self._waiting[stream_id].damaged
-            ids = [number for number in connection.execute(query).scalars() if number not in damaged]
+            damaged = self._waiting[due.stream_id].damaged
+            for number, is_old in connection.execute(query):
+                if number not in damaged:
+                    (expired if is_old else kept).append(number)
         size = self._config.block_scrapes
-        for at in range(0, len(ids), size):
-            if everything or at + size <= len(ids):
-                yield ids[at : at + size]
+        for ids, everything in ((expired, True), (kept, due.everything)):
+            for at in range(0, len(ids), size):
+                if everything or at + size <= len(ids):
+                    yield ids[at : at + size]
 
     def _seal_rows(
         self, hand: ShortTransactions, stream_id: int, ids: list[int], done: Sealed, *, is_loose: bool

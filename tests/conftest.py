@@ -17,6 +17,12 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core; 0, one after the other, for slow tests and real servers, which fill a machine alone."""
+    is_default = "not slow" in config.option.markexpr
+    return min(os.cpu_count() or 1, 4) if is_default else 0
+
+
 @pytest.fixture(autouse=True)
 def _operators_own_setup_stays_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the settings, or touches the default store, of whoever runs it."""

@@ -206,6 +206,17 @@ def rescued_rows(damaged: Path, folder: Path, config: PersistenceConfig) -> dict
         }
 
 
+def test_a_fact_that_is_no_text_any_more_is_left_out(whole: Path, tmp_path: Path) -> None:
+    config = PersistenceConfig(storage_dir=tmp_path / "store")
+    shutil.copytree(whole, config.storage_dir)
+    content = config.db_path.read_bytes()
+    at = content.index(b"created_at") + len(b"created_at")
+    config.db_path.write_bytes(content[:at] + b"\xff\xfe" + content[at + 2 :])
+    found = rescued_rows(config.db_path, tmp_path, config)
+    assert "created_at" not in {key for key, _ in found["store_meta"]}
+    assert found["checkpoints"]
+
+
 def test_what_was_sealed_comes_back_with_its_roll_ups(open_store: OpenStore) -> None:
     store = open_store()
     fill(store, records=5, scrapes=200)

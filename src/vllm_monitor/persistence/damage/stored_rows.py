@@ -51,6 +51,9 @@ def verify_row(table: str, row: StoredRow) -> None:
     if wrong is not None:
         raise _damaged(table, f"has {type(row[wrong]).__name__} for its {wrong}")
     try:
+        for value in row.values():
+            if type(value) is str:
+                value.encode()  # what was not UTF-8 was read with stand-ins for its bytes
         VERIFIED_TABLES[table](row)
     except StoreDamagedError:
         raise
@@ -183,17 +186,12 @@ def _verify_model(row: StoredRow) -> None:
         verify_arrays(row, row["arrays"] or b"")
 
 
-def _verify_text(column: str) -> None:
-    column.encode()  # what was not UTF-8 was read with stand-ins for its bytes
-    from_text_column(column)
-
-
 def _verify_target(row: StoredRow) -> None:
-    _verify_text(row["target"])
+    from_text_column(row["target"])
 
 
 def _verify_stream(row: StoredRow) -> None:
-    _verify_text(row["source"])
+    from_text_column(row["source"])
     if row["target_id"] < 1:
         raise _damaged("streams", "names no target")
 

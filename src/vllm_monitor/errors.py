@@ -16,6 +16,7 @@
     │   ├── StaleRevisionError        somebody else changed the entry meanwhile
     │   └── ArchiveError              an archive that is damaged, hostile, or not one of ours
     ├── ValueNotStorableError         a value the store could not return unchanged (also a ValueError)
+    ├── InvalidTransitionError        a lifecycle state that cannot follow the one before (also a ValueError)
     ├── RecordingError                a recording that cannot be read or written
     └── LeaseHeldError                another process already watches this target into this store
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 __all__ = [
     "ArchiveError",
     "ConfigurationError",
+    "InvalidTransitionError",
     "LeaseHeldError",
     "NotAMetricsPageError",
     "PageTooLargeError",
@@ -127,3 +129,7 @@ class RecordingError(VLLMMonitorError):
 
 class LeaseHeldError(VLLMMonitorError):
     """Another process already watches this target into this store."""
+
+
+class InvalidTransitionError(VLLMMonitorError, ValueError):
+    """A lifecycle state that cannot follow the one before; the hint names those that can."""

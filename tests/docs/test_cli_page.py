@@ -108,7 +108,7 @@ def test_keys_of_a_tick() -> None:
         gpus=(GpuInfo(0, "a GPU"),),
     )
     event = Event(timestamp=1.0, event_type="log_ready", message="ready")
-    assert_documented(tick_as_json(Tick(snapshot, (event,), None)), "JSON of watch", below=frozenset({"values"}))
+    assert_documented(tick_as_json(Tick(snapshot, (event,))), "JSON of watch", below=frozenset({"values"}))
 
 
 @pytest.fixture(scope="module")

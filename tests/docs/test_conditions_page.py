@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from tests.docs.pages import DOCS, REPOSITORY, code_spans, section, table_rows
 
-from vllm_monitor import lifecycle_tracker
 from vllm_monitor.collectors import Recording, read_recording
 from vllm_monitor.core import replay_ticks
-from vllm_monitor.picture import evidence, heartbeat, judge
+from vllm_monitor.lifecycle_tracker.evidence_states import IDLE_SECONDS, state_of
+from vllm_monitor.picture import LifeEvidence, evidence, heartbeat, judge
 from vllm_monitor.records import CanaryObservation, Condition, LogObservation, ProcessObservation
 from vllm_monitor.terminal.conditions import CALM
 
@@ -26,8 +26,14 @@ NOT_SEEN_FROM_AFAR = (ProcessObservation, LogObservation, CanaryObservation)
 def test_each_condition_is_described(condition: Condition) -> None:
     assert len(section(PAGE, condition.value).split()) > 10
     rows = {code_spans(row[0])[0]: row for row in table_rows(section(PAGE, "At a glance"))[1:]}
-    state = lifecycle_tracker._STATES.get(condition)
-    assert rows[condition.value][3] == (f"`{state}`" if state else "the one before")
+    told = {
+        Condition.UNKNOWN: "the one before",
+        Condition.STARTING: "[that of its phase](lifecycle.md#a-start)",
+        Condition.STOPPED: "`shutting_down`, `cleanup`, `terminated`",
+    }
+    if condition not in told:
+        told[condition] = f"`{state_of(LifeEvidence(condition=condition), None, 0.0)}`"
+    assert rows[condition.value][3] == told[condition]
 
 
 def test_thresholds() -> None:
@@ -39,7 +45,7 @@ def test_thresholds() -> None:
         if name.isupper() and isinstance(value, (int, float))
     }
     assert documented == constants
-    assert f"after {lifecycle_tracker.IDLE_SECONDS:g} s without work" in section(PAGE, "At a glance")
+    assert f"after {IDLE_SECONDS:g} s without work" in section(PAGE, "At a glance")
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row[0].strip("`"))

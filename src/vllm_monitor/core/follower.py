@@ -19,6 +19,9 @@ from vllm_monitor.records import Condition, Layout, LifecycleState, PageObservat
 __all__ = ["TargetFollower"]
 
 
+_AT_WORK = frozenset({Condition.OK, Condition.IDLE})
+
+
 class TargetFollower:
     """Follows one target through the store.
 
@@ -56,14 +59,17 @@ class TargetFollower:
             self._events_from = fresh[-1].timestamp
         last = self._store.get_checkpoints(limit=1, target=self.url)
         snapshot = self._picture.snapshot(now, last[0].state if last else LifecycleState.NOT_STARTED)
-        if last:
+        by_whom = "(by the process that watches this target)"
+        if last and {last[0].condition, snapshot.condition} <= _AT_WORK:  # the leader stores no pause at work
+            snapshot = replace(snapshot, reason=f"{snapshot.reason} {by_whom}")
+        elif last:
             snapshot = replace(
                 snapshot,
                 condition=last[0].condition or Condition.UNKNOWN,
-                reason=f"{last[0].reason} (by the process that watches this target)",
+                reason=f"{last[0].reason} {by_whom}",
                 condition_since=last[0].timestamp,
             )
-        self._on_tick(Tick(snapshot, tuple(fresh), None))
+        self._on_tick(Tick(snapshot, tuple(fresh)))
 
     def _new_pages(self) -> list[PageObservation]:
         """The pages that the leader has stored since the last look, put together again from their series."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_monitor.collectors import ProbeSampler
-from vllm_monitor.lifecycle_tracker import LifecycleTracker
+from vllm_monitor.lifecycle_tracker import LifecycleTracker, Observed
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
 from vllm_monitor.records import (
@@ -43,12 +43,12 @@ class Tick:
     Args:
         snapshot: The picture after the step.
         events: What happened since the step before, oldest first.
-        checkpoint: The checkpoint, when state or condition changed.
+        checkpoints: A checkpoint for each change of state or condition, oldest first.
     """
 
     snapshot: Snapshot
     events: tuple[Event, ...]
-    checkpoint: StateCheckpoint | None
+    checkpoints: tuple[StateCheckpoint, ...] = ()
 
 
 class TargetPipeline:
@@ -84,8 +84,10 @@ class TargetPipeline:
             self.picture.observe(observation)
         judgement = self.picture.judge(now)
         values = self.picture.values(now)
-        state, checkpoint = self._tracker.observe(self.target, now, judgement.condition, judgement.reason, values)
+        observed = self._tracker.observe(self.target, now, self.picture.life(), values)
         events = self._own_events + self.picture.take_events()
+        if observed.away_seconds is not None:
+            events.append(_came_back(self.target, now, observed))
         self._own_events = []
         if judgement.condition is not self._condition:
             if self._condition is not None:
@@ -94,7 +96,7 @@ class TargetPipeline:
         if self._store is not None:
             for event in events:
                 self._store.enqueue_event(event)
-        return Tick(self.picture.snapshot(now, state, values), tuple(events), checkpoint)
+        return Tick(self.picture.snapshot(now, observed.state, values), tuple(events), observed.checkpoints)
 
     def note_late(self, now: float, late_seconds: float) -> None:
         """This process came late to its next look; told with the next step."""
@@ -124,6 +126,17 @@ class TargetPipeline:
         if sampled is not None:
             layout, values = sampled
             self._store.save_scrape(layout, values, timestamp=now, target=self.target, source="probes")
+
+
+def _came_back(target: str, now: float, observed: Observed) -> Event:
+    meanwhile = "; ".join(observed.meanwhile) or "nothing is known of that time"
+    return Event(
+        timestamp=now,
+        event_type="watch_resumed",
+        message=f"nobody watched it for {observed.away_seconds:.0f} s: {meanwhile}",
+        target=target,
+        data={"away_seconds": observed.away_seconds, "meanwhile": list(observed.meanwhile)},
+    )
 
 
 def _change(target: str, now: float, before: Condition, after: Condition, reason: str) -> Event:

@@ -207,6 +207,11 @@ class ProcessEvidence:
             self.life.missing.clear()
             self.life.seen.clear()
 
+    def living_roles(self) -> frozenset[str]:
+        """Roles of the processes that the newest look found alive."""
+        processes = self.newest.processes if self.newest is not None else ()
+        return frozenset(process_role(process) for process in processes if not _is_gone(process))
+
     def looks_without(self, role: str) -> int:
         """How many of the newest looks in a row lacked a process of ``role`` that once was there."""
         if self.life is None:

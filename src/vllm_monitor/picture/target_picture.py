@@ -11,8 +11,10 @@ from vllm_monitor.picture.columns import COUNTER_NAMES, ColumnMap, PageNumbers, 
 from vllm_monitor.picture.evidence import ApiEvidence, LogEvidence, ProcessEvidence
 from vllm_monitor.picture.heartbeat import Heartbeat
 from vllm_monitor.picture.judge import Judge, Judgement, View, is_pressed
+from vllm_monitor.picture.life_evidence import LifeEvidence, ServerIdentity
 from vllm_monitor.picture.log_signatures import LogSignature
 from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.picture.startup import StartupMarks, StartupPhase, phase_of_line
 from vllm_monitor.picture.windows import CounterWindow, histogram_quantile
 from vllm_monitor.records import (
     CanaryObservation,
@@ -74,6 +76,7 @@ class TargetPicture:
         self._api = ApiEvidence()
         self._processes = ProcessEvidence()
         self._log = LogEvidence()
+        self._startup = StartupMarks()
         self._heartbeat = Heartbeat()
         self._judge = Judge()
         self._counters = CounterWindow(QUANTILE_SECONDS)
@@ -105,7 +108,7 @@ class TargetPicture:
                 self._api.see_health(observation)
                 if observation.status == 200:
                     self._api.last_503_at = None
-                    self._mark_ready()
+                    self._mark_ready(observation.visible_at)
             case ProcessObservation():
                 self._see_processes(observation)
             case CanaryObservation():
@@ -136,6 +139,30 @@ class TargetPicture:
         self._judgement = judgement
         self._new_page = False
         return judgement
+
+    def life(self) -> LifeEvidence:
+        """Where the server stands in its life, as of the newest judgement."""
+        newest = self._processes.newest
+        tokens = None
+        if self._numbers is not None:
+            total = float(self._numbers.counters[_COUNTER_SLOT["generation_tokens_total"]])
+            tokens = None if math.isnan(total) else total
+        return LifeEvidence(
+            condition=self._judgement.condition,
+            reason=self._judgement.reason,
+            startup=self._startup.began_at,
+            roles=None if newest is None else self._processes.living_roles(),
+            port_closed=self._api.refused,
+            exit_code=None if newest is None else newest.exit_code,
+            first_fatal=self._log.first_fatal,
+            start_failed=LogSignature.STARTUP_FAILED in self._log.seen_at,
+            identity=ServerIdentity(
+                start_time=self._start_time,
+                generation_tokens_total=tokens,
+                version=self._version,
+                models=self._models,
+            ),
+        )
 
     @property
     def is_suspicious(self) -> bool:
@@ -290,7 +317,7 @@ class TargetPicture:
             self._page_gap_seconds = max(0.0, page.timestamp - self._good_page.timestamp)
         self._numbers, self._good_page, self._new_page = numbers, page, True
         self._pages += 1
-        self._mark_ready()
+        self._mark_ready(page.visible_at)
         if self._heartbeat.pulse().progress_age_seconds == 0.0 and self._pages > 1:
             self._processes.confirm_progress(page.timestamp)
             self._log.confirm_progress(page.timestamp)
@@ -299,9 +326,15 @@ class TargetPicture:
         had_life = self._processes.life is not None
         if self._processes.see(observation):
             self._log.clear()
+            self._startup.clear()
+            self._startup.see(StartupPhase.PROCESS_UP, observation.timestamp)
             self._api.forget_failures()
             if had_life:
                 self._begin_anew(observation.visible_at, "a new server process has appeared")
+        roles = self._processes.living_roles()
+        for role, phase in (("engine", StartupPhase.ENGINE_SPAWNED), ("worker", StartupPhase.WORKERS_SPAWNED)):
+            if role in roles:
+                self._startup.see(phase, observation.timestamp)
         if observation.established is not None:
             self._heartbeat.see_connections(observation.timestamp, observation.established)
 
@@ -314,6 +347,7 @@ class TargetPicture:
         )
 
     def _see_log(self, observation: LogObservation) -> None:
+        self._see_phase(observation)
         signature = self._log.see(observation)
         if signature is None:
             return
@@ -323,6 +357,14 @@ class TargetPicture:
         if signature in (LogSignature.READY, LogSignature.STARTING):
             self._log.clear()
             self._log.see(observation)
+
+    def _see_phase(self, observation: LogObservation) -> None:
+        phase = phase_of_line(observation.line)
+        if phase is None:
+            return
+        if phase is StartupPhase.CONFIG_PARSED and StartupPhase.ACCEPTING in self._startup.began_at:
+            self._startup.clear()  # another start, of a server whose processes cannot be seen
+        self._startup.see(phase, observation.visible_at)
 
     def _see_version(self, observation: VersionObservation) -> None:
         changed = [
@@ -354,7 +396,8 @@ class TargetPicture:
         self._api.forget_failures()
         self._note_event(at, "server_restarted", message, Severity.WARNING)
 
-    def _mark_ready(self) -> None:
+    def _mark_ready(self, at: float) -> None:
+        self._startup.see(StartupPhase.ACCEPTING, at)
         life = self._processes.life
         if life is not None:
             life.was_ready = True

@@ -17,6 +17,7 @@ from vllm_monitor.collectors.recording import (
     read_recording,
 )
 from vllm_monitor.collectors.samples import PROBE_METRICS, ProbeSampler
+from vllm_monitor.collectors.server_facts import ServerFacts
 from vllm_monitor.collectors.server_log import LogTail
 from vllm_monitor.collectors.targets import normalise_target
 
@@ -34,6 +35,7 @@ __all__ = [
     "ProcessCollector",
     "Recording",
     "RecordingWriter",
+    "ServerFacts",
     "TargetProbe",
     "authorisation_headers",
     "make_tls_context",

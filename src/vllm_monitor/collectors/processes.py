@@ -15,6 +15,7 @@ from vllm_monitor.collectors.process_search import (
     find_tree,
     role_of,
 )
+from vllm_monitor.collectors.server_facts import ServerFacts, read_server_facts
 from vllm_monitor.collectors.targets import host_and_port, normalise_target
 from vllm_monitor.collectors.tcp_table import PortSockets
 from vllm_monitor.records import ProcessInfo, ProcessObservation
@@ -48,6 +49,8 @@ class ProcessCollector:
         self.target = normalise_target(url)
         self.note = ""
         """Why the processes of a server on this machine cannot be seen; empty when they can."""
+        self.facts: ServerFacts | None = None
+        """What the newest life of the server was started with; ``None`` before it was seen."""
         self._clock = clock
         self._machine = machine or LocalMachine(clock)
         self._host, self._port = host_and_port(self.target)
@@ -121,12 +124,19 @@ class ProcessCollector:
         for found in find_tree(table, servers):
             if found.role == "api" and found.pid not in self._known:
                 self._exit_code = None  # another life has begun
+                self._read_facts(found.pid)
             before = self._known.get(found.pid)
             if before is None or before.start_ticks != found.start_ticks or found.is_server:
                 self._known[found.pid] = found
         self._inodes = sockets.inodes
         pause = _SEARCH_SECONDS if sockets.inodes else _SEARCH_WHILE_STARTING_SECONDS
         self._search_at = now + pause
+
+    def _read_facts(self, pid: int) -> None:
+        """Of several processes of a life, the one that was started with arguments knows what it was started with."""
+        facts = read_server_facts(pid)
+        if facts.arguments or self.facts is None:
+            self.facts = facts
 
     def _read_known(self, now: float) -> list[ProcessInfo]:
         infos = []

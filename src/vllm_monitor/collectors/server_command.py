@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-__all__ = ["DEFAULT_PORT", "is_forwarder", "port_of_server_command", "role_of_title"]
+__all__ = ["DEFAULT_PORT", "is_forwarder", "port_of_server_command", "role_of_title", "server_arguments"]
 
 DEFAULT_PORT = 8000
 
@@ -41,7 +41,7 @@ def port_of_server_command(arguments: Sequence[str]) -> int | None:
 
     Only the server itself counts, not a shell or a ``timeout`` that mentions it.
     """
-    command = _server_arguments(arguments)
+    command = server_arguments(arguments)
     if command is None:
         return None
     port = DEFAULT_PORT
@@ -83,7 +83,8 @@ def is_forwarder(kernel_name: str) -> bool:
     return kernel_name in _FORWARDERS
 
 
-def _server_arguments(arguments: Sequence[str]) -> Sequence[str] | None:
+def server_arguments(arguments: Sequence[str]) -> Sequence[str] | None:
+    """What follows the server's name on a command line, or ``None`` when it starts no server."""
     if not arguments:
         return None
     script, rest = arguments[0], arguments[1:]

@@ -333,6 +333,7 @@ class VLLMMonitor:
         """Watch one target for as long as it is to be watched, also after a fault of our own."""
         try:
             await self._follow_until_leading(target)
+            await asyncio.to_thread(self.lifecycle_tracker.resume, target.url)
             self._note("watch_started", f"the watch of {target.url} has started", target=target.url)
             while True:
                 try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_monitor.collectors import ProbeSampler
-from vllm_monitor.lifecycle_tracker import LifecycleTracker, Observed
+from vllm_monitor.collectors import ProbeSampler, ServerFacts
+from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, Observed
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
 from vllm_monitor.records import (
@@ -97,6 +97,11 @@ class TargetPipeline:
             for event in events:
                 self._store.enqueue_event(event)
         return Tick(self.picture.snapshot(now, observed.state, values), tuple(events), observed.checkpoints)
+
+    def set_facts(self, facts: ServerFacts) -> None:
+        """A new life of the server was seen: its checkpoints say what it was started with."""
+        known = Facts(facts.arguments, facts.environment, facts.hardware_state)
+        self._tracker.set_facts(self.target, known)
 
     def note_late(self, now: float, late_seconds: float) -> None:
         """This process came late to its next look; told with the next step."""

@@ -14,7 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 from vllm_monitor.clock import Clock
-from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine, LogTail, ProcessCollector, TargetProbe
+from vllm_monitor.collectors import (
+    Connections,
+    GpuCollector,
+    LocalMachine,
+    LogTail,
+    ProcessCollector,
+    ServerFacts,
+    TargetProbe,
+)
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.records import Observation, VersionObservation
@@ -80,6 +88,7 @@ class TargetWatcher:
             max_page_bytes=config.max_page_bytes,
         )
         self._processes = ProcessCollector(target.url, clock, machine)
+        self._facts: ServerFacts | None = None
         self._gpus = gpus
         self._host_thread = host_thread
         self._log_tail = LogTail(target.log_file, target.url, clock) if target.log_file is not None else None
@@ -154,6 +163,11 @@ class TargetWatcher:
         gpus = await loop.run_in_executor(self._host_thread, self._gpus.collect) if look is not None else None
         if gpus is not None:
             self._arrive(replace(gpus, target=self.url))
+        facts = self._processes.facts
+        if facts is not None and facts is not self._facts:
+            self._facts = facts
+            names = [gpu.name for gpu in gpus.gpus] if gpus is not None else []
+            self._pipeline.set_facts(replace(facts, hardware_state={**facts.hardware_state, "gpus": names}))
         return look
 
     def _start_when_due(

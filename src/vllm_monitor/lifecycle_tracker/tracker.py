@@ -117,8 +117,9 @@ class LifecycleTracker:
     # -- by evidence --------------------------------------------------------------------------------------------
 
     def resume(self, target: str) -> None:
-        """Load what is stored of a server, unless that was done. Reads the store: not for an event loop."""
+        """Go on from what is stored of a server, also if another process stored it. Not for an event loop."""
         with self._lock:
+            self._tracks.pop(target, None)
             self._track(target)
 
     def observe(

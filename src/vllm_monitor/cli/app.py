@@ -16,6 +16,7 @@ from vllm_monitor.cli.archives import export, import_archive
 from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
+from vllm_monitor.cli.lifecycle import lifecycle
 from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "watch": watch,
     "status": status,
     "events": events,
+    "lifecycle": lifecycle,
     "query": query,
     "sql": sql,
     "stats": stats,

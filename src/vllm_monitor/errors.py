@@ -16,6 +16,7 @@
     │   ├── StaleRevisionError        somebody else changed the entry meanwhile
     │   └── ArchiveError              an archive that is damaged, hostile, or not one of ours
     ├── ValueNotStorableError         a value the store could not return unchanged (also a ValueError)
+    ├── InvalidConditionError         a guardrail's condition that cannot be understood (also a ValueError)
     ├── InvalidTransitionError        a lifecycle state that cannot follow the one before (also a ValueError)
     ├── RecordingError                a recording that cannot be read or written
     └── LeaseHeldError                another process already watches this target into this store
@@ -28,6 +29,7 @@ from __future__ import annotations
 __all__ = [
     "ArchiveError",
     "ConfigurationError",
+    "InvalidConditionError",
     "InvalidTransitionError",
     "LeaseHeldError",
     "NotAMetricsPageError",
@@ -133,3 +135,7 @@ class LeaseHeldError(VLLMMonitorError):
 
 class InvalidTransitionError(VLLMMonitorError, ValueError):
     """A lifecycle state that cannot follow the one before; the hint names those that can."""
+
+
+class InvalidConditionError(VLLMMonitorError, ValueError):
+    """A guardrail's condition that cannot be parsed, or speaks of something that is not there."""

@@ -15,6 +15,7 @@ from vllm_monitor.picture.life_evidence import LifeEvidence, ServerIdentity
 from vllm_monitor.picture.log_signatures import LogSignature
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.picture.startup import StartupMarks, StartupPhase, phase_of_line
+from vllm_monitor.picture.trends import Trends
 from vllm_monitor.picture.windows import CounterWindow, histogram_quantile
 from vllm_monitor.records import (
     CanaryObservation,
@@ -81,6 +82,8 @@ class TargetPicture:
         self._judge = Judge()
         self._counters = CounterWindow(QUANTILE_SECONDS)
         self._buckets = CounterWindow(QUANTILE_SECONDS)
+        self._trends = Trends()
+        self._trends_at: float | None = None
         self._map: ColumnMap | None = None
         self._numbers: PageNumbers | None = None
         self._good_page: PageObservation | None = None
@@ -172,6 +175,12 @@ class TargetPicture:
         return doubtful or pulse.stuck_seconds > 1.5 or pulse.piling_seconds > 0
 
     @property
+    def is_host_pressed(self) -> bool:
+        """Whether tasks on the server's host wait for CPU or memory; not whether the server suffers from it."""
+        newest = self._processes.newest
+        return newest is not None and is_pressed(newest.host)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Names of the served models, once known."""
         return self._models
@@ -231,6 +240,10 @@ class TargetPicture:
                     values[name] = total
             self._add_rates(values)
             self._add_quantiles(values, self._map)
+            if page.timestamp != self._trends_at:
+                self._trends_at = page.timestamp
+                self._trends.add(page.timestamp, values)
+            values.update(self._trends.values())
         if self._api.health is not None and self._api.health.failure is None:
             values["health_latency_seconds"] = self._api.health.latency_seconds
         if self._api.canary is not None:
@@ -392,6 +405,7 @@ class TargetPicture:
     def _begin_anew(self, at: float, message: str) -> None:
         """A new server process: what the old one did says nothing of this one."""
         self._heartbeat = Heartbeat()
+        self._trends.clear()
         self._pages = 0
         self._api.forget_failures()
         self._note_event(at, "server_restarted", message, Severity.WARNING)

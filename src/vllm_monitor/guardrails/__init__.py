@@ -1,0 +1,23 @@
+"""Guardrails: conditions that must not be met, and the alerts that say when they are."""
+
+from vllm_monitor.guardrails.builtin import builtin_policies
+from vllm_monitor.guardrails.condition import CompiledCondition
+from vllm_monitor.guardrails.context import METRICS, VARIABLES, LifeFigures, Variable, make_context
+from vllm_monitor.guardrails.guardrails import Guardrails, GuardrailStore, Registered
+from vllm_monitor.records import Alert, AlertState, GuardrailPolicy
+
+__all__ = [
+    "METRICS",
+    "VARIABLES",
+    "Alert",
+    "AlertState",
+    "CompiledCondition",
+    "GuardrailPolicy",
+    "GuardrailStore",
+    "Guardrails",
+    "LifeFigures",
+    "Registered",
+    "Variable",
+    "builtin_policies",
+    "make_context",
+]

@@ -3,6 +3,6 @@
 from vllm_monitor.picture.judge import Judgement
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.picture.target_picture import TargetPicture
-from vllm_monitor.picture.vocabulary import DERIVED, FAMILIES, Family, canonical_help
+from vllm_monitor.records.vocabulary import DERIVED, FAMILIES, Family, canonical_help
 
 __all__ = ["DERIVED", "FAMILIES", "Family", "Judgement", "Snapshot", "TargetPicture", "canonical_help"]

@@ -8,6 +8,8 @@ FOLDER (default ./persistence_example_data) is kept; delete it to begin anew.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import json
 import math
 import shutil
 import signal
@@ -27,6 +29,7 @@ from vllm_monitor.records import (
     AlertState,
     AttemptStatus,
     Event,
+    FailurePattern,
     FailurePrediction,
     GuardrailPolicy,
     Layout,
@@ -196,6 +199,19 @@ def predict_and_act(store: PersistenceManager, now: float) -> None:
     store.save_learning_data("q_learning", {"state": "serving"}, "limit_admission", 1.0)
     print("   experiences:", len(store.get_learning_data("q_learning")))
     store.save_request_summary(RequestSummary(timestamp=now, model="example", output_tokens=17, target=TARGET))
+    pattern = FailurePattern(
+        timestamp=now,
+        failure_type="kv_exhaustion",
+        description="preemptions while the queue grows",
+        metric_conditions={"preemptions_per_second": "> 0.5"},
+        occurrence_count=len(store.get_mitigation_history(limit=None)),
+        last_seen=now,
+        pattern_id="example-pattern",
+    )
+    store.save_failure_pattern(pattern)
+    print("   pattern seen:", store.get_failure_patterns()[0].occurrence_count, "times")
+    scores = store.get_prediction_scores("kv_exhaustion")
+    print("   predictions by day and outcome:", [(score.outcome.value, score.predictions) for score in scores])
 
 
 def configure(store: PersistenceManager, run: int) -> None:
@@ -211,6 +227,21 @@ def configure(store: PersistenceManager, run: int) -> None:
         store.save_guardrails([policy], expected_revisions={policy.name: -1})
     except StaleRevisionError as error:
         print("   a stale change:", error)
+
+
+def edit_by_hand(store: PersistenceManager) -> None:
+    """What a person changes in the file counts at once; a mistake in it changes nothing."""
+    title("A guardrail edited by hand")
+    file = store.config.storage_dir / store.config.guardrails_file
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["entries"]["kv-nearly-full"]["severity"] = "critical"
+    file.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    print("   severity now:", {one.name: one.severity for one in store.load_guardrails()}["kv-nearly-full"])
+    good = file.read_bytes()
+    file.write_bytes(good[: len(good) // 2])
+    print("   cut off in the middle, still in force:", len(store.load_guardrails()), "guardrails")
+    print("   health:", store.health().message)
+    file.write_bytes(good)
 
 
 def remember(store: PersistenceManager, checkpoints: list[StateCheckpoint], run: int) -> None:
@@ -259,7 +290,7 @@ def carry_away(config: PersistenceConfig, folder: Path) -> None:
     """Export, import twice, another backend, check."""
     title("Export and import")
     archive, copy = folder / "archive", folder / "copy"
-    for leftover in (archive, copy):
+    for leftover in (archive, copy, folder / "in_one_file", folder / "parquet"):
         shutil.rmtree(leftover, ignore_errors=True)
     with PersistenceManager(config) as store:
         store.export_data(archive)
@@ -273,6 +304,32 @@ def carry_away(config: PersistenceConfig, folder: Path) -> None:
     print("   importing twice is importing once:", counts[0] == counts[1])
     report = check_store(config)
     print("   check:", "ok" if report.ok else report.findings)
+    in_one_file = PersistenceConfig(storage_dir=folder / "in_one_file", backend=StorageBackend.SQLITE)
+    with PersistenceManager(in_one_file) as store:
+        store.import_data(archive)
+        print("   moved to SQLite alone:", sorted(path.name for path in in_one_file.storage_dir.glob("*.db")))
+        if importlib.util.find_spec("pyarrow"):
+            print("   Parquet:", store.export_parquet(folder / "parquet").counts["samples"], "samples")
+
+
+def damage(folder: Path) -> None:
+    """A damaged store is set aside, a new one is begun, and what can be read comes back."""
+    title("Damage")
+    broken = PersistenceConfig(storage_dir=folder / "broken")
+    shutil.rmtree(broken.storage_dir, ignore_errors=True)
+    with PersistenceManager(broken) as store:
+        store.import_data(folder / "archive")
+        before = store.get_statistics()["counts"]["checkpoints"]
+    with broken.db_path.open("r+b") as file:
+        file.seek(broken.db_path.stat().st_size // 2)
+        file.write(b"garbage" * 1000)
+    print("   check names", len(check_store(broken).findings), "damaged places")
+    with broken.db_path.open("r+b") as file:
+        file.write(b"garbage in the header")
+    with PersistenceManager(broken, synchronous=True) as store:
+        print("  ", store.health().message)
+        after = store.get_statistics()["counts"]["checkpoints"]
+        print(f"   checkpoints: {before} before, {after} brought back")
 
 
 async def without_blocking(config: PersistenceConfig) -> None:
@@ -295,12 +352,14 @@ def main() -> None:
         checkpoints = save_lifecycle(store, now)
         predict_and_act(store, now)
         configure(store, run)
+        edit_by_hand(store)
         remember(store, checkpoints, run)
         maintain(store)
         store.save_event(Event(timestamp=now, event_type="example_run", message=f"run {run} of the example"))
     survive_kill(config)
     asyncio.run(without_blocking(config))
     carry_away(config, folder)
+    damage(folder)
     with VLLMMonitor(persistence_config=config) as monitor:
         title("A monitor on the same store")
         print("   degraded:", monitor.get_persistence_stats()["degraded"])

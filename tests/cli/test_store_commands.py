@@ -169,3 +169,27 @@ def test_an_archive_of_another_store_is_left_alone(tmp_path: Path) -> None:
 def test_importing_nothing_makes_no_store(tmp_path: Path) -> None:
     run("import", tmp_path / "nothing", "--storage-dir", tmp_path / "store", check=1)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_import_that_is_refused_leaves_no_store_behind(tmp_path: Path) -> None:
+    fill(tmp_path / "store", scrapes=5)
+    run("export", tmp_path / "archive", "--storage-dir", tmp_path / "store")
+    with (tmp_path / "archive" / "monitor.db").open("r+b") as file:
+        file.seek(5_000)
+        file.write(b"damage")
+    done = run("import", tmp_path / "archive", "--storage-dir", tmp_path / "new", check=1)
+    assert "Nothing was imported" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_happened_as_json_with_its_facts(tmp_path: Path) -> None:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "store")) as store:
+        event_id = store.save_event(Event(timestamp=START, event_type="note", message="m", data={"pid": 7}))
+    (line,) = run("events", "--json", "--storage-dir", tmp_path / "store").stdout.splitlines()
+    assert (json.loads(line)["event_id"], json.loads(line)["data"]) == (event_id, {"pid": 7})
+
+
+def test_sql_as_json_is_json(tmp_path: Path) -> None:
+    fill(tmp_path / "store", scrapes=2)
+    done = run("sql", "SELECT 9e999 AS a, 2 AS a", "--json", "--storage-dir", tmp_path / "store")
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == {"a": "inf", "a_2": 2}

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.running import lines, run, start
 from tests.core.test_monitor import free_port
 
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.simulator import SimulatorProcess
 
 
@@ -58,6 +59,21 @@ def test_a_tick_has_the_documented_keys_and_no_nan(simulator: SimulatorProcess) 
         assert {"ts", "target", "state", "condition", "reason", "values", "scraped_at", "health_status"} <= set(tick)
     assert lines(done.stdout)[-1]["values"]["generation_tokens_per_second"] > 0
     assert lines(done.stdout)[-1]["processes"][0]["pid"] == simulator.pid
+
+
+def test_a_signal_that_comes_twice_at_once_does_not_cut_the_end_short(
+    simulator: SimulatorProcess, tmp_path: Path
+) -> None:
+    """As timeout(1) sends it: to the process and to its group."""
+    process = start("watch", simulator.url, "--json", "--storage-dir", tmp_path / "store")
+    assert process.stdout is not None
+    process.stdout.readline()
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "store")) as store:
+        assert store.get_events(limit=1)[0].event_type == "monitor_stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

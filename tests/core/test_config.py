@@ -56,3 +56,13 @@ def test_a_key_is_never_shown() -> None:
     config = MonitorConfig(api_key="sk-very-secret")
     assert "sk-very-secret" not in repr(config)
     assert "sk-very-secret" not in config.model_dump_json()
+
+
+def test_settings_of_the_store_are_a_table_of_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.toml"
+    path.write_text('interval_seconds = 2.0\n[store]\nmax_bytes = 5000000\ndurability = "full"\n', encoding="utf-8")
+    assert MonitorConfig.from_toml(path).interval_seconds == 2.0
+    assert MonitorConfig.store_settings(path) == {"max_bytes": 5_000_000, "durability": "full"}
+    path.write_text("store = 3\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="no table"):
+        MonitorConfig.store_settings(path)

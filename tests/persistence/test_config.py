@@ -98,3 +98,8 @@ print("alembic" in sys.modules)
         for _ in range(2)
     ]
     assert outputs == ["False", "False"]
+
+
+def test_a_backend_by_its_name(tmp_path: Path) -> None:
+    config = PersistenceConfig.model_validate({"storage_dir": tmp_path, "backend": "SQLITE"})
+    assert config.backend is StorageBackend.SQLITE

@@ -18,7 +18,15 @@ from tests.waiting import wait_until
 from vllm_monitor.errors import RecordNotFoundError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.persistence.sql_store import SqlStore
-from vllm_monitor.records import Event, GuardrailPolicy, Layout, LifecycleState, Series, StateCheckpoint
+from vllm_monitor.records import (
+    Event,
+    GuardrailPolicy,
+    Layout,
+    LifecycleState,
+    RequestSummary,
+    Series,
+    StateCheckpoint,
+)
 
 OpenStore = Callable[..., PersistenceManager]
 WIDE = Layout([Series("a_total", (("n", str(number)),)) for number in range(300)])
@@ -282,6 +290,38 @@ def test_a_file_that_is_taken_away_is_noticed(open_store: OpenStore, tmp_path: P
     wait_until((tmp_path / "store" / "monitor.db").exists, "a new store is made")
     assert store.flush_all()
     assert times_of(store) == [10, 11]
+    assert "was removed or replaced" in store.health().message
+    (said,) = store.get_events()
+    assert said.event_type == "store_replaced"
+
+
+def test_a_log_that_is_taken_away_is_noticed(open_store: OpenStore, tmp_path: Path) -> None:
+    """What is in it is only in a file without a name then, until it is moved into the store."""
+    store = open_store()
+    first = store.save_event(event(1))
+    (tmp_path / "store" / "monitor.db-wal").unlink()
+    wait_until(lambda: len(store.get_events()) == 2, "it says so")
+    store.save_event(event(2))
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "store", copy)  # as after kill -9
+    survivors = open_store(storage_dir=copy).get_events()
+    assert {one.event_type for one in survivors} == {"x", "store_log_removed"}
+    assert first in {one.event_id for one in survivors}
+    assert len(survivors) == 3
+
+
+def test_an_outage_is_told_when_it_is_over(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_monitor.persistence.writer._OUTAGE_WORTH_AN_EVENT_SECONDS", 0.0)
+    (tmp_path / "file").touch()
+    store = open_store(storage_dir=tmp_path / "file" / "store")
+    store.save_metric("custom", "x", 1.0)
+    (tmp_path / "file").unlink()
+    wait_until(lambda: bool(store.get_events()), "it is over")
+    (said,) = store.get_events()
+    assert said.event_type == "store_recovered"
+    assert "nothing was lost" in said.message
 
 
 def test_damage_to_one_row_stays_local(open_store: OpenStore, tmp_path: Path) -> None:
@@ -372,6 +412,27 @@ def test_memory_is_bounded_while_nothing_can_be_written(
     assert store.get_events(limit=1)[0].timestamp == 299
 
 
+def test_long_texts_are_bounded_by_their_bytes(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_monitor.persistence.pending.MOST_LOOSE_TEXT_BYTES", 100_000)
+    monkeypatch.setattr("vllm_monitor.persistence.pending.MOST_REQUEST_BYTES", 100_000)
+    (tmp_path / "file").touch()
+    store = open_store(storage_dir=tmp_path / "file" / "store")
+    for number in range(100):
+        store.save_metric("custom", "x", number, metadata={"trace": f"{number}" + "y" * 10_000})
+        store.save_metric("custom", "y", number, {"path": f"{number}" + "z" * 10_000})
+        store.save_request_summary(RequestSummary(timestamp=float(number), error="e" * 10_000))
+    assert len(store._pending.loose) <= 10
+    assert 0 < len(store.get_requests(limit=None)) < 10
+    dropped = store.health().dropped
+    assert dropped["samples"] >= 190
+    assert dropped["requests"] >= 90
+    (tmp_path / "file").unlink()
+    wait_until(lambda: store.health().queued == 0, "what is left is written")
+    assert store._pending._loose_text_bytes == store._pending._request_bytes == 0
+
+
 def test_a_lock_that_is_held_for_a_while_is_waited_for(open_store: OpenStore, tmp_path: Path) -> None:
     store = open_store(durable_timeout_seconds=0.3)
     blocker = sqlite3.connect(tmp_path / "store" / "monitor.db", isolation_level=None)
@@ -380,6 +441,7 @@ def test_a_lock_that_is_held_for_a_while_is_waited_for(open_store: OpenStore, tm
     record_id = store.save_checkpoint(StateCheckpoint(1.0, LifecycleState.READY, None, None, {}, {}, {}))
     assert not store.is_durable(record_id)
     assert store.health().not_durable == 1
+    wait_until(lambda: "1 records not durable" in store.health().message, "health says so")
     assert len(times_of(store)) == 5
     blocker.execute("ROLLBACK")
     blocker.close()

@@ -548,3 +548,11 @@ def test_a_damaged_happy_path_is_skipped_and_cannot_be_counted(open_store: OpenS
         store.update_happy_path_stats("p", True)
     store.save_happy_path("p", "anew", [], {}, [])
     assert [(path.name, path.success_count) for path in store.get_happy_paths()] == [("anew", 0)]
+
+
+def test_a_filter_that_can_match_nothing_is_refused(open_store: OpenStore) -> None:
+    store = open_store()
+    with pytest.raises(ConfigurationError, match="there is no state 'nope'") as refused:
+        store.get_checkpoints(state="nope")
+    assert "ready" in refused.value.hint
+    assert store.get_checkpoints(state="READY") == []

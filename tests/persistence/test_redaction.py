@@ -221,3 +221,40 @@ def test_what_can_only_be_a_secret(text: str, hidden: str) -> None:
 def test_ordinary_values_stay_beside_certain_secrets(value: object) -> None:
     assert redact_certain(value) == value
     assert type(redact_certain(value)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PASS", "JWT", "ACCESS_JWT", "DB_PW", "SSHPASS", "AWS_CREDS", "MASTERKEY", "OTP", "PIN", "SENTRY_DSN",
+     "SLACK_WEBHOOK_URL", "AZURE_STORAGE_CONNECTION_STRING"],
+)  # fmt: skip
+def test_more_names_of_secrets(name: str) -> None:
+    assert redact({name: "leak"}) == {name: REDACTED}
+
+
+@pytest.mark.parametrize("name", ["pin_memory", "num_creds_checked_per", "connection_timeout", "passes", "string"])
+def test_names_that_are_none(name: str) -> None:
+    kept = {name: "value"}
+    assert (redact(kept) == kept) is ("creds" not in name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "api_key = leak", "aws_secret_access_key = leak", "api_key : leak", "api_key => leak", 'api_key: ["leak"]',
+        "Authorization: Token leak", "proxy-authorization=Digest leak", "sshpass -p leak ssh host",
+        "mysql -u root -pleak db", "<password>leak</password>", "the password is leak", 'password "leak"',
+        {"name": "HF_TOKEN", "value": "leak"}, {b"HF_TOKEN": "leak"}, {"--api-key=leak": 1},
+    ],
+)  # fmt: skip
+def test_more_forms_of_secrets(value: object) -> None:
+    hidden = redact({"arguments": value})
+    assert "leak" not in repr(hidden)
+    assert redact(hidden) == hidden
+
+
+@pytest.mark.parametrize(
+    "text", ["max_tokens = 5", "tokenizer: foo", "password policy", "a < b > c", "git push -p", "x: [1, 2]", "a => b"]
+)
+def test_texts_that_have_none(text: str) -> None:
+    assert redact(text) == text

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,23 @@ OpenStore = Callable[..., PersistenceManager]
 
 @given(one_of_each())
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_kind_of_record(tmp_path: Path, records: list[Any]) -> None:
-    config = PersistenceConfig(storage_dir=tmp_path / "store", durable_timeout_seconds=60)  # one for all examples
-    with PersistenceManager(config) as store:
-        with closing(sqlite3.connect(config.db_path, isolation_level=None)) as blocker:
-            blocker.execute("BEGIN IMMEDIATE")  # nothing can be committed
-            expected = {enqueue(store, record): typed(_as_loaded(record)) for record in records}
-            assert len(expected) == len(records)
+def test_every_kind_of_record(records: list[Any]) -> None:
+    # A store for each example: an id of an earlier one may have been used by a record that is further along.
+    with TemporaryDirectory() as folder:
+        config = PersistenceConfig(storage_dir=Path(folder) / "store", durable_timeout_seconds=60)
+        with PersistenceManager(config) as store:
+            with closing(sqlite3.connect(config.db_path, isolation_level=None)) as blocker:
+                blocker.execute("BEGIN IMMEDIATE")  # nothing can be committed
+                expected = {enqueue(store, record): typed(_as_loaded(record)) for record in records}
+                assert len(expected) == len(records)
+                _assert_loaded(everything(store), expected)
+                assert not any(store.is_durable(record_id) for record_id in expected)
+            assert store.flush_all()
             _assert_loaded(everything(store), expected)
-            assert not any(store.is_durable(record_id) for record_id in expected)
-        assert store.flush_all()
-        _assert_loaded(everything(store), expected)
-        assert store.health().replaced_values == 0
-    with PersistenceManager(config, synchronous=True) as store:
-        _assert_loaded(everything(store), expected)
-        assert store.health().ok
+            assert store.health().replaced_values == 0
+        with PersistenceManager(config, synchronous=True) as store:
+            _assert_loaded(everything(store), expected)
+            assert store.health().ok
 
 
 def _as_loaded(record: Any) -> Any:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import ConfigurationError, StoreUnavailableError, ValueNotStorableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.records import Layout, MetricKind, MetricType, Series
+from vllm_monitor.records import Event, Layout, MetricKind, MetricType, Series
 
 OpenStore = Callable[..., PersistenceManager]
 HOST = "http://127.0.0.1:8000"
@@ -277,6 +277,44 @@ def test_statistics_and_health(open_store: OpenStore) -> None:
     assert store.health().ok
 
 
+@pytest.mark.parametrize("timestamp", [1_800_000_000_000, -62_135_596_801, float("nan")])
+def test_a_time_that_no_calendar_has_is_refused(open_store: OpenStore, timestamp: float) -> None:
+    store = open_store()
+    with pytest.raises(ValueNotStorableError, match="not a time"):
+        store.save_metric("custom", "x", 1.0, timestamp=timestamp)
+
+
+def test_canonical_names_are_an_alias_layer(open_store: OpenStore) -> None:
+    store = open_store(clock=ManualClock(1_000.0))
+    names = [
+        ("vllm:gpu_cache_usage_perc", ()),
+        ("http_requests_total", (("status", "2xx"),)),
+        ("http_requests_total", (("status", "5xx"),)),
+        ("vllm:time_to_first_token_seconds_bucket", (("le", "1.0"),)),
+        ("vllm:time_to_first_token_seconds_bucket", (("le", "+Inf"),)),
+        ("vllm:time_to_first_token_seconds_count", ()),
+    ]
+    layout = Layout([Series(name, labels) for name, labels in names])
+    for second in range(3):
+        store.save_scrape(layout, array("d", [0.5, 7.0, 2.0, 4.0, 8.0, 8.0]), timestamp=60.0 * second, target="t")
+    store.save_metric("custom", "requests_running", 3.0, timestamp=1.0)
+    assert [one.name for one in store.query_range("kv_cache_usage_ratio")] == ["vllm:gpu_cache_usage_perc"]
+    assert store.get_metrics(metric_name="kv_cache_usage_ratio", limit=1)[0]["value"] == 0.5
+    (newest,) = store.latest(metric_name="kv_cache_usage_ratio")
+    assert newest["metric_name"] == "vllm:gpu_cache_usage_perc", "a sample keeps the name of its page"
+    assert [one.tags for one in store.query_range("http_server_errors_total")] == [{"status": "5xx"}]
+    assert len(store.query_range("http_requests_total")) == 2, "a name on the page means just that"
+    assert len(store.query_range("time_to_first_token_seconds")) == 3
+    assert [one.values.tolist() for one in store.query_range("requests_running")] == [[3.0]]
+    store.run_maintenance(seal_all=True)
+    assert [one.name for one in store.query_range("kv_cache_usage_ratio")] == ["vllm:gpu_cache_usage_perc"]
+    by_name = {
+        name: store.query_range(name, step_seconds=60, aggregation="quantile", quantile=0.5)
+        for name in ("time_to_first_token_seconds", "vllm:time_to_first_token_seconds")
+    }
+    assert len({len(found) for found in by_name.values()}) == 1
+
+
 def test_close_is_final_and_harmless(open_store: OpenStore) -> None:
     store = open_store()
     store.save_metric("custom", "x", 1)
@@ -286,6 +324,8 @@ def test_close_is_final_and_harmless(open_store: OpenStore) -> None:
         store.save_metric("custom", "x", 2)
     store.save_scrape(PAGE, page(1, 2, 3, 4), timestamp=5.0)
     assert store.health().dropped == {"closed": 3}
+    with pytest.raises(StoreUnavailableError, match="closed"):
+        store.save_event(Event(timestamp=1.0, event_type="late", message="m"))
     with pytest.raises(StoreUnavailableError, match="closed"):
         store.get_metrics()
     with open_store() as again:

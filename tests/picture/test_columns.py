@@ -7,8 +7,8 @@ from array import array
 import pytest
 
 from vllm_monitor.picture.columns import COUNTER_NAMES, column_map
-from vllm_monitor.picture.vocabulary import DERIVED, FAMILIES, canonical_help, is_known_family
 from vllm_monitor.records import Layout, Series
+from vllm_monitor.records.vocabulary import DERIVED, FAMILIES, canonical_help, is_known_family
 
 
 def page(*lines: tuple[str, dict[str, str], float]) -> tuple[Layout, array[float]]:

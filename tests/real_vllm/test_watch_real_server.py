@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_load import LoadGenerator
-from vllm_monitor.picture.vocabulary import is_known_family
+from vllm_monitor.records.vocabulary import is_known_family
 from vllm_server import VllmServer
 from watch_process import Tick, WatchProcess, monitor_command, query_metric
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
 
 from vllm_monitor.cli.options import BackendOption, JsonOption, StorageDirOption, clean, parse_duration, parse_time
-from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.errors import ArchiveError, ConfigurationError
 
 __all__ = ["export", "import_archive"]
 
@@ -72,11 +73,17 @@ def import_archive(
     if not is_legacy(archive):
         read_manifest(archive)  # before a store is made for what is no archive
     config = config_of(storage_dir, backend)
-    with PersistenceManager(config, synchronous=True) as store, progress_bar("importing") as progress:
-        if is_legacy(archive):
-            report = import_legacy(archive, store)
-        else:
-            report = store.import_data(archive, merge=not no_merge, progress=progress)
+    is_new = not config.storage_dir.exists()
+    try:
+        with PersistenceManager(config, synchronous=True) as store, progress_bar("importing") as progress:
+            if is_legacy(archive):
+                report = import_legacy(archive, store)
+            else:
+                report = store.import_data(archive, merge=not no_merge, progress=progress)
+    except ArchiveError:
+        if is_new:  # nothing was imported, so nothing is left behind
+            rmtree(config.storage_dir, ignore_errors=True)
+        raise
     _show(report, f"imported from {archive}", json)
 
 

@@ -47,7 +47,8 @@ def _print_json(found: list[Event]) -> None:
     from vllm_monitor.core import event_as_json
 
     for event in found:
-        typer.echo(dumps({"target": event.target, **event_as_json(event)}, separators=(",", ":")))
+        entry = {"target": event.target, **event_as_json(event), "event_id": event.event_id, "data": event.data}
+        typer.echo(dumps(entry, separators=(",", ":"), default=str))
 
 
 def _print_lines(found: list[Event], last: str) -> None:

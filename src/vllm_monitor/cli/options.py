@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vllm_monitor.clock import SystemClock
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.persistence import StorageBackend
 
@@ -39,6 +41,8 @@ __all__ = [
     "parse_time",
     "stop_on_signals",
 ]
+
+SAME_REQUEST_SECONDS = 1.0
 
 StorageDirOption = Annotated[
     Path | None,
@@ -150,19 +154,32 @@ def parse_time(text: str) -> float:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process as usual."""
+    """Call ``stop`` on the first SIGINT, SIGTERM or SIGHUP; a later one ends the process as usual.
+
+    One that comes within a second of the first is the same request: timeout(1) and terminals signal a process and
+    its group, and that must not cut the orderly end short.
+    """
     asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in asked}
+    monotonic = SystemClock().monotonic
+    first_at: float | None = None
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        stop()
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = monotonic()
+        if first_at is None:
+            first_at = now
+            stop()
+        elif now - first_at > SAME_REQUEST_SECONDS:
+            for known, handler in before.items():
+                signal.signal(known, handler)
+            os.kill(os.getpid(), number)
 
     for number in before:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if first_at is None:  # otherwise the process is ending, and a repeated signal must not cut that short
+            for number, handler in before.items():
+                signal.signal(number, handler)

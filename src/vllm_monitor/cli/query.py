@@ -15,7 +15,6 @@ from vllm_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vllm_monitor.persistence import PersistenceManager, SeriesData
-    from vllm_monitor.picture import Family
 
 __all__ = ["find_series", "normalised", "query"]
 
@@ -100,22 +99,12 @@ def find_series(
     Raises:
         ConfigurationError: When the store knows no such name.
     """
-    from vllm_monitor.picture import DERIVED, FAMILIES
+    from vllm_monitor.records.vocabulary import DERIVED, FAMILIES
 
-    def read(name: str) -> list[SeriesData]:
-        return store.query_range(name, target=target, tags=tags or None, start_time=start_time, end_time=end_time)
-
-    found = read(metric)
-    if found:
-        return found
-    family = next((family for family in FAMILIES if family.name == metric), None)
-    for alias in family.aliases if family is not None else ():
-        found = [series for suffix in ("", "_bucket", "_sum", "_count") for series in read(alias + suffix)]
-        if found:
-            return [series for series in found if family is None or _belongs(series, family)]
+    found = store.query_range(metric, target=target, tags=tags or None, start_time=start_time, end_time=end_time)
     known = sorted({series.name for series in store.list_series(target)})
-    if metric in known or family is not None:
-        return []
+    if found or metric in known or metric in {family.name for family in FAMILIES}:
+        return found
     if metric in DERIVED:
         raise ConfigurationError(
             f"{metric} is computed by watch and not stored", hint="query the counter or gauge that it is computed from"
@@ -123,14 +112,6 @@ def find_series(
     near = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "the store holds no samples of that name"
     raise ConfigurationError(f"no metric is called {metric}", hint=hint)
-
-
-def _belongs(series: SeriesData, family: Family) -> bool:
-    """Whether a series counts for a canonical name that takes only some of the labels."""
-    if family.label is None:
-        return True
-    label, prefixes = family.label
-    return (series.series.label(label) or "").startswith(prefixes)
 
 
 def _print_json(metric: str, found: list[SeriesData], gaps: list[dict[str, Any]]) -> None:
@@ -188,5 +169,8 @@ def _print_table(metric: str, found: list[SeriesData], gaps: list[dict[str, Any]
 
 
 def _local_time(timestamp: float) -> str:
-    moment = datetime.fromtimestamp(timestamp, UTC).astimezone()
+    try:
+        moment = datetime.fromtimestamp(timestamp, UTC).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return f"{timestamp:.3f} s"  # a year that the calendar does not have, in a store of an older version
     return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sqlite3
 import sys
 from contextlib import closing
@@ -102,8 +103,9 @@ def _print(names: list[str], cursor: sqlite3.Cursor, *, as_json: bool, as_csv: b
     if as_json:
         from json import dumps
 
+        keys = _distinct(names)
         for row in cursor:
-            typer.echo(dumps(dict(zip(names, map(_plain, row), strict=True)), default=str))
+            typer.echo(dumps(dict(zip(keys, map(_json_value, row), strict=True)), default=str))
     elif as_csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(names)
@@ -128,3 +130,21 @@ def _print_table(names: list[str], cursor: sqlite3.Cursor) -> None:
 
 def _plain(value: Any) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no infinities; as everywhere in our JSON they are texts."""
+    plain = _plain(value)
+    return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of columns as keys: the second ``a`` is ``a_2``."""
+    keys: list[str] = []
+    for name in names:
+        key, number = name, 1
+        while key in keys:
+            number += 1
+            key = f"{name}_{number}"
+        keys.append(key)
+    return keys

@@ -27,7 +27,7 @@ def config_of(storage_dir: Path | None, backend: StorageBackend | None, **settin
         settings["storage_dir"] = storage_dir
     settings.setdefault("required", True)
     config = PersistenceConfig(**settings)
-    found = backend or detect_backend(config)
+    found = backend or settings.get("backend") or detect_backend(config)
     return config if found is None else PersistenceConfig(**{**settings, "backend": found})
 
 

@@ -60,7 +60,7 @@ def watch(
 ) -> None:
     """Watch vLLM servers: what they do, how they are, and what happened. Ctrl-C ends it."""
     from vllm_monitor.cli.stored import config_of
-    from vllm_monitor.core import VLLMMonitor
+    from vllm_monitor.core import MonitorConfig, VLLMMonitor
     from vllm_monitor.errors import ConfigurationError
 
     settings = make_config(
@@ -80,11 +80,12 @@ def watch(
     check_duration(duration)
     if log_file is not None and len(settings.targets) != 1:
         raise ConfigurationError("--log-file goes with one server", hint="watch each server with its own command")
+    in_file = {} if config is None else MonitorConfig.store_settings(config)
     targets, settings = settings.targets, settings.model_copy(update={"targets": ()})
     monitor = VLLMMonitor(
         settings,
         enable_persistence=store,
-        persistence_config=config_of(storage_dir, backend, required=False) if store else None,
+        persistence_config=config_of(storage_dir, backend, **{"required": False, **in_file}) if store else None,
     )
     try:
         for url in targets:

@@ -14,6 +14,9 @@ from vllm_monitor.errors import ConfigurationError
 __all__ = ["MonitorConfig", "TargetSettings"]
 
 
+STORE_TABLE = "store"
+
+
 class TargetSettings(BaseModel):
     """What is particular to one target.
 
@@ -113,21 +116,39 @@ class MonitorConfig(BaseSettings):
         """Settings from a TOML file; arguments and variables win over it.
 
         Args:
-            path: The file; its keys are the names of the fields.
+            path: The file; its keys are the names of the fields. A table ``store`` holds settings of the store, which
+                :meth:`store_settings` reads.
             overrides: Fields given here win over everything.
 
         Raises:
             ConfigurationError: When the file is missing, no TOML, or has a field that does not exist.
         """
-        if not path.is_file():
-            raise ConfigurationError(f"there is no file {path}", hint="check the path of the configuration file")
-        try:
-            values = dict(TomlConfigSettingsSource(cls, path)())
-        except ValueError as error:
-            raise ConfigurationError(f"{path} is not valid TOML: {error}", hint="mend the line it names") from error
+        values = cls._read(path)
+        values.pop(STORE_TABLE, None)
         from_environment = cls(**overrides)
         chosen = {name: getattr(from_environment, name) for name in from_environment.model_fields_set}
         return cls(**{**values, **chosen})
+
+    @classmethod
+    def store_settings(cls, path: Path) -> dict[str, Any]:
+        """The table ``store`` of a TOML file: fields of ``PersistenceConfig`` by name; empty when there is none.
+
+        Raises:
+            ConfigurationError: When the file is missing, no TOML, or ``store`` is no table.
+        """
+        table = cls._read(path).get(STORE_TABLE, {})
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"store in {path} is no table", hint=f"write [{STORE_TABLE}] on a line of its own")
+        return table
+
+    @classmethod
+    def _read(cls, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {path}", hint="check the path of the configuration file")
+        try:
+            return dict(TomlConfigSettingsSource(cls, path)())
+        except ValueError as error:
+            raise ConfigurationError(f"{path} is not valid TOML: {error}", hint="mend the line it names") from error
 
 
 def _usable(key: SecretStr | None) -> SecretStr | None:

@@ -129,6 +129,11 @@ class PersistenceConfig(BaseModel):
         """The database file; of the JSON backend the index, which is made anew from the lines."""
         return self.storage_dir / (_INDEX_FILE if self.backend is StorageBackend.JSON else self.db_file)
 
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _by_name(cls, backend: Any) -> Any:
+        return backend.lower() if isinstance(backend, str) else backend
+
     @model_validator(mode="before")
     @classmethod
     def _unfold_url(cls, values: Any) -> Any:

@@ -7,11 +7,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vllm_monitor.clock import SystemClock
 from vllm_monitor.errors import StoreUnavailableError
+from vllm_monitor.persistence.private_folder import make_private_folder
 
 __all__ = ["Leases", "locked"]
 
@@ -75,13 +76,11 @@ class Leases:
         with self._lock:
             if target in self._held:
                 return True
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             name = hashlib.blake2b(target.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
             descriptor = _open_private(self._folder / f"{name}.lock")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} {target!r}\n".encode("utf-8", "backslashreplace"), 0)
             except BlockingIOError:
                 os.close(descriptor)
                 return False
@@ -89,6 +88,9 @@ class Leases:
                 os.close(descriptor)
                 raise
             self._held[target] = descriptor
+            with suppress(OSError):  # whose it is is for people; on a full disk it goes unsaid
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {target!r}\n".encode("utf-8", "backslashreplace"), 0)
             return True
 
     def release(self, target: str) -> None:

@@ -71,13 +71,24 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
         dropped = {kind: number for kind, number in self._pending.dropped.items() if number}
         troubles = self._documents.troubles()
         message, hint = "", ""
+        overdue = self._pending.overdue(self.config.durable_timeout_seconds)
+        waiting = f"{not_durable} records not durable" if not_durable else ""
         if state.error is not None:
-            message, hint = state.error.message, state.error.hint
+            message, hint = f"{state.error.message}{f'; {waiting}' if waiting else ''}", state.error.hint
+        elif state.deferred:
+            message = f"{waiting}: {state.deferred}"
+            hint = "All else is written. Check that file and its folder; it is tried again by itself."
+        elif overdue:
+            message = f"{waiting}: the store has not answered for {self.config.durable_timeout_seconds:g} s"
+            hint = "Another process holds its lock, or the disk is slow; they are written as soon as it answers."
         elif troubles:
             message, hint = "; ".join(trouble.message for trouble in troubles), troubles[0].hint
         elif state.quarantined:
             message = what_happened(self.config, state.quarantined[-1])
             hint = self._salvager.outlook()
+        elif state.replaced:
+            message = f"{self.config.db_path} was removed or replaced while it was open; a new store was started"
+            hint = "What was stored before is not in it: bring it back from an archive (vllm-monitor import)."
         elif dropped:
             message = f"dropped: {dropped}"
             hint = "The store could not keep up or was closed; look at last_error of the statistics."
@@ -110,8 +121,7 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
                 "blocks": stored.blocks,
                 "rollups": stored.rollups,
             }
-            for table in ("models", "documents"):
-                counts[table] = 0 if connection is None else count_records(connection, table)
+            counts["models"] = 0 if connection is None else count_records(connection, "models")
             counts.update({kind.table: count_with_pending(kind, memory, connection) for kind in ALL_KINDS})
             times = [sample.time_ms for sample in memory.loose]
             times += [scrape.time_ms for scrape in memory.scrapes]
@@ -122,11 +132,13 @@ class PersistenceManager(SampleVerbs, RecordVerbs, DocumentVerbs, ModelVerbs, Ar
                 "newest": max(times) / 1000 if times else None,
             }
 
-        self._notice_documents()
+        documents = self._count_documents()
         health = self.health()
         state = self._writer.state
+        answer = self._look(ask)
+        answer["counts"].update(documents)
         return {
-            **self._look(ask),
+            **answer,
             "bytes": store.size_bytes() if store is not None else 0,
             "store_id": store.store_id if store is not None else None,
             "path": str(self.config.db_path),

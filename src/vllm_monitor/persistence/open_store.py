@@ -14,6 +14,7 @@ from vllm_monitor.persistence.forks.connection_gate import GATE
 from vllm_monitor.persistence.forks.inherited_files import check_not_inherited
 from vllm_monitor.persistence.json_backend.json_store import JsonStore
 from vllm_monitor.persistence.plain_file import refuse_strange_companions
+from vllm_monitor.persistence.private_folder import make_private_folder
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import (
     DATABASE_ERRORS,
@@ -44,7 +45,7 @@ def open_store(config: PersistenceConfig, now: float, *, suspect: bool = False) 
     """
     path = config.db_path
     try:
-        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(config.storage_dir)
         check_not_inherited(path)
         with locked(config.storage_dir / "store.lock", config.durable_timeout_seconds), GATE.entered():
             refuse_other_layout(config)

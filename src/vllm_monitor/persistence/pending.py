@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from vllm_monitor.clock import SystemClock
 from vllm_monitor.persistence.codecs.sample_values import SampleValue
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row
 from vllm_monitor.records import Layout
@@ -26,6 +27,9 @@ MOST_SCRAPE_BYTES = 64 << 20
 MOST_RARE_RECORDS = 10_000
 MOST_RARE_BYTES = 64 << 20
 MOST_REQUESTS = 20_000
+MOST_REQUEST_BYTES = 64 << 20
+MOST_LOOSE_TEXT_BYTES = 64 << 20  # of metadata, and of tags that are long
+LONG_TAGS_BYTES = 1_000
 _SCRAPES_PER_BATCH = 2_000
 _RARE_PER_BATCH = 500
 _REQUESTS_PER_BATCH = 1_000
@@ -52,6 +56,11 @@ class LooseSeries:
     tags: dict[str, Any]
     tags_json: str
     newest: RawSample | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its tags count towards the memory of every sample that waits."""
+        return len(self.tags_json) > LONG_TAGS_BYTES
 
 
 class LooseSample(NamedTuple):
@@ -87,6 +96,7 @@ class RareItem:
         row: What will be stored; where there is ``change``, what is stored when nothing is there yet.
         change: Makes the new row out of the stored one, inside the transaction that writes it, so that two
             processes cannot undo each other's changes (counts, revisions). A pure function.
+        queued_at: Monotonic seconds at which it was queued.
         first_attempt: Becomes ``True`` when it is durable, ``False`` when the first attempt to write it failed
             (it stays pending).
     """
@@ -95,6 +105,7 @@ class RareItem:
     record_id: str
     row: Row
     change: Callable[[Row | None], Row] | None = None
+    queued_at: float = 0.0
     first_attempt: Future[bool] = field(default_factory=Future)
 
     def size_bytes(self) -> int:
@@ -154,6 +165,7 @@ class Pending:
     """
 
     def __init__(self) -> None:
+        self._monotonic = SystemClock().monotonic
         self.view_lock = threading.Lock()
         self.loose: deque[RawSample] = deque()
         self.dropped = {
@@ -170,6 +182,9 @@ class Pending:
         self._rare: deque[RareItem] = deque()
         self._rare_bytes = 0
         self._requests: deque[RareItem] = deque()
+        self._request_bytes = 0
+        self._loose_text_bytes = 0
+        self._deferred: deque[RareItem] = deque()
         self._in_flight = Batch()
         self._durable: OrderedDict[str, None] = OrderedDict()
         self._newest: dict[str, RareItem] = {}  # of each id that waits
@@ -178,6 +193,14 @@ class Pending:
         """Count what was lost."""
         with self._queue_lock:
             self.dropped[kind] += number
+
+    def note_text(self, size: int) -> None:
+        """A single sample with a long text is about to be queued; the oldest samples go when that is too much."""
+        with self._queue_lock:
+            self._loose_text_bytes += size
+            while self._loose_text_bytes > MOST_LOOSE_TEXT_BYTES and self.loose:
+                self._loose_text_bytes -= _text_of(self.loose.popleft())
+                self.dropped["samples"] += 1
 
     def add_scrape(self, scrape: Scrape) -> int:
         """Queue a scrape; the number that wait is returned."""
@@ -192,8 +215,10 @@ class Pending:
         with self._queue_lock:
             if not item.kind.is_rare:
                 self._requests.append(item)
+                self._request_bytes += item.size_bytes()
                 self._bound_requests()
                 return
+            item.queued_at = self._monotonic()
             self._durable.pop(item.record_id, None)
             self._newest[item.record_id] = item
             self._rare.append(item)
@@ -204,7 +229,7 @@ class Pending:
         """Drop the oldest samples beyond the bound."""
         with self._queue_lock:
             while len(self.loose) > MOST_LOOSE_SAMPLES:
-                self.loose.popleft()
+                self._loose_text_bytes -= _text_of(self.loose.popleft())
                 self.dropped["samples"] += 1
 
     def take(self, most_loose: int) -> Batch:
@@ -217,9 +242,55 @@ class Pending:
             )
             self._scrape_bytes -= sum(map(_size_of, batch.scrapes))
             self._rare_bytes -= sum(item.size_bytes() for item in batch.rare)
-            batch.rare += _pop(self._requests, _REQUESTS_PER_BATCH)
+            if self._loose_text_bytes:
+                self._loose_text_bytes -= sum(map(_text_of, batch.loose))
+            requests = _pop(self._requests, _REQUESTS_PER_BATCH)
+            self._request_bytes -= sum(item.size_bytes() for item in requests)
+            batch.rare += requests
+            kinds = {id(item.kind) for item in self._deferred}
+            if kinds:  # what is behind one that waits by itself waits with it
+                self._put_off([item for item in batch.rare if id(item.kind) in kinds])
+                batch.rare = [item for item in batch.rare if id(item.kind) not in kinds]
             self._in_flight = batch
         return batch
+
+    def defer(self, item: RareItem, batch: Batch, rest: Batch) -> Batch:
+        """Let a record whose own file cannot be written wait by itself, with those of its kind behind it.
+
+        Args:
+            item: One of ``batch``.
+            batch: What is being written.
+            rest: What is in flight behind it.
+
+        Returns:
+            The batch without them.
+        """
+        at = batch.rare.index(item)
+        waiting = [one for one in batch.rare[at:] if one.kind is item.kind]
+        others = batch.rare[:at] + [one for one in batch.rare[at:] if one.kind is not item.kind]
+        kept = Batch(batch.scrapes, batch.loose, others)
+        with self.view_lock, self._queue_lock:
+            self._in_flight = Batch.joined([kept, rest])
+            self._put_off(waiting)
+        return kept
+
+    def deferred(self) -> list[RareItem]:
+        """The records that wait by themselves, in order."""
+        with self._queue_lock:
+            return list(self._deferred)
+
+    def take_deferred(self, item: RareItem) -> Batch:
+        """Take one of :meth:`deferred`; it is in flight until it is settled or deferred again."""
+        with self.view_lock, self._queue_lock:
+            self._deferred.remove(item)
+            self._in_flight = Batch(rare=[item])
+            return self._in_flight
+
+    def defer_again(self, item: RareItem) -> None:
+        """One that was taken still cannot be written."""
+        with self.view_lock, self._queue_lock:
+            self._in_flight = Batch()
+            self._deferred.appendleft(item)
 
     def settle(self, committed: Batch, rest: Batch) -> None:
         """Move on: ``committed`` is durable, ``rest`` is still in flight. The caller holds ``view_lock``."""
@@ -249,10 +320,13 @@ class Pending:
             self._scrapes.extendleft(reversed(batch.scrapes))
             self._scrape_bytes += sum(map(_size_of, batch.scrapes))
             self.loose.extendleft(reversed(batch.loose))
+            self._loose_text_bytes += sum(map(_text_of, batch.loose))
             rare = [item for item in batch.rare if item.kind.is_rare]
             self._rare.extendleft(reversed(rare))
             self._rare_bytes += sum(item.size_bytes() for item in rare)
-            self._requests.extendleft(item for item in reversed(batch.rare) if not item.kind.is_rare)
+            requests = [item for item in batch.rare if not item.kind.is_rare]
+            self._requests.extendleft(reversed(requests))
+            self._request_bytes += sum(item.size_bytes() for item in requests)
             self._bound_scrapes()
             self._bound_rare()
             self._bound_requests()
@@ -264,15 +338,23 @@ class Pending:
             return Batch(
                 scrapes=[*self._in_flight.scrapes, *self._scrapes],
                 loose=[*self._in_flight.loose, *map(LooseSample._make, self.loose.copy())],
-                rare=[*self._in_flight.rare, *self._rare, *self._requests],
+                rare=[*self._deferred, *self._in_flight.rare, *self._rare, *self._requests],
             )
 
     def not_durable(self) -> int:
         """The number of rare records that wait."""
-        return len(self._rare) + sum(item.kind.is_rare for item in self._in_flight.rare)
+        in_flight = sum(item.kind.is_rare for item in self._in_flight.rare)
+        return len(self._rare) + len(self._deferred) + in_flight
+
+    def overdue(self, seconds: float) -> int:
+        """The number of rare records that have waited for longer than this."""
+        limit = self._monotonic() - seconds
+        with self._queue_lock:
+            waiting = [item for item in (*self._deferred, *self._in_flight.rare, *self._rare) if item.kind.is_rare]
+        return sum(item.queued_at < limit for item in waiting)
 
     def __len__(self) -> int:
-        queued = len(self._scrapes) + len(self.loose) + len(self._rare) + len(self._requests)
+        queued = len(self._scrapes) + len(self.loose) + len(self._rare) + len(self._requests) + len(self._deferred)
         return queued + len(self._in_flight)
 
     def _bound_scrapes(self) -> None:
@@ -289,14 +371,30 @@ class Pending:
             item.report(durable=False)
             self.dropped["records"] += 1
 
+    def _put_off(self, items: list[RareItem]) -> None:
+        self._deferred.extend(items)
+        size = sum(item.size_bytes() for item in self._deferred)
+        while len(self._deferred) > MOST_RARE_RECORDS or (size > MOST_RARE_BYTES and len(self._deferred) > 1):
+            item = self._deferred.popleft()
+            size -= item.size_bytes()
+            self._forget(item)
+            item.report(durable=False)
+            self.dropped["records"] += 1
+
     def _bound_requests(self) -> None:
-        while len(self._requests) > MOST_REQUESTS:
-            self._requests.popleft()
+        while len(self._requests) > MOST_REQUESTS or self._request_bytes > MOST_REQUEST_BYTES:
+            self._request_bytes -= self._requests.popleft().size_bytes()
             self.dropped["requests"] += 1
 
     def _forget(self, item: RareItem) -> None:
         if self._newest.get(item.record_id) is item:
             del self._newest[item.record_id]
+
+
+def _text_of(sample: RawSample) -> int:
+    series, _, _, metadata = sample
+    tags = len(series.tags_json)
+    return (0 if metadata is None else len(metadata)) + (tags if tags > LONG_TAGS_BYTES else 0)
 
 
 def _size_of(scrape: Scrape) -> int:

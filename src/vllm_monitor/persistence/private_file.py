@@ -10,7 +10,7 @@ from pathlib import Path
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence.file_locks import locked
 
-__all__ = ["TEMPORARY_SUFFIX", "make_private_folder", "put_aside", "retryable_lock", "write_whole"]
+__all__ = ["TEMPORARY_SUFFIX", "put_aside", "retryable_lock", "write_whole"]
 
 TEMPORARY_SUFFIX = ".new"
 """What a file that is not complete yet ends with."""
@@ -47,15 +47,6 @@ def write_whole(path: Path, data: bytes, *, keep_old_as: Path | None = None) -> 
     _sync_folder(path.parent)
 
 
-def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, with those above it.
-
-    Raises:
-        OSError: When it cannot be made.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
 def put_aside(path: Path, stamp: str) -> Path:
     """A name beside ``path`` that is free: ``NAME.damaged-STAMP``, with a number when that is taken."""
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
@@ -64,6 +55,10 @@ def put_aside(path: Path, stamp: str) -> Path:
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
     return aside
+
+
+LONGEST_LOCK_WAIT_SECONDS = 0.5
+"""The writer waits inside a transaction, so not for long; what waits is tried again."""
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.codecs.sample_values import code_of
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.damage.sqlite_log import log_of
 from vllm_monitor.persistence.forks.connection_gate import GATE
 from vllm_monitor.persistence.forks.fork_hooks import FORKS
 from vllm_monitor.persistence.forks.inherited_files import keep_for_ever
@@ -109,6 +110,7 @@ class SqlStore:
         self._epoch: str | None = None
         try:
             self._file_number = path.stat().st_ino
+            self._log_number: int | None = None
             with GATE.entered():
                 self.store_id = self._introduce(now)
                 FORKS.stores.add(self)
@@ -151,6 +153,22 @@ class SqlStore:
             return self.path.stat().st_ino == self._file_number
         except OSError:
             return False
+
+    def log_was_removed(self) -> bool:
+        """Whether somebody removed or replaced the write-ahead log under us. For the writer's thread."""
+        try:
+            number = log_of(self.path).stat().st_ino
+        except FileNotFoundError:
+            number = None
+        except OSError:
+            return False
+        if self._log_number is None:
+            self._log_number = number
+        return number != self._log_number
+
+    def save_removed_log(self) -> None:
+        """Move what is in a log that was removed, and that only we still have open, into the file."""
+        self._raw.execute("PRAGMA wal_checkpoint(FULL)")
 
     def reading(self) -> Connection:
         """A connection whose view of the database is fixed from now on; give it to :meth:`release`.
@@ -255,6 +273,7 @@ class SqlStore:
         if writing is not None and not self._closed:
             writing.close()
         self.engine.dispose()
+        self._log_number = None  # SQLite removes the log with the last connection
 
     def abandon(self) -> None:
         """In a forked child: leave this store to the parent. What is open must not even be closed here."""

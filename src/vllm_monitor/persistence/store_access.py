@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Callable
-from typing import Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
@@ -15,7 +15,6 @@ from vllm_monitor.errors import RecordNotFoundError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.damage.salvage import SalvageReport
 from vllm_monitor.persistence.damage.salvager import Salvager
-from vllm_monitor.persistence.damage.set_aside import what_happened
 from vllm_monitor.persistence.file_locks import Leases
 from vllm_monitor.persistence.forks.fork_hooks import FORKS
 from vllm_monitor.persistence.forks.inherited_files import inherited_fault, keep_for_ever
@@ -87,7 +86,7 @@ class StoreAccess:
             self.config,
             self._pending,
             self._clock,
-            self._report_quarantine,
+            self._report_event,
             threaded=not self._synchronous,
         )
         self._salvager = Salvager(self.config, self._clock, self._report_salvage, threaded=not self._synchronous)
@@ -143,17 +142,13 @@ class StoreAccess:
             with self._counter_lock:
                 self._damaged_rows += rows
 
-    def _report_quarantine(self, name: str) -> None:
-        event = Event(
-            timestamp=self._now(),
-            event_type="store_quarantined",
-            message=what_happened(self.config, name),
-            severity=Severity.CRITICAL,
-            data={"file": name},
-        )
+    def _report_event(self, event_type: str, message: str, data: Mapping[str, Any]) -> None:
+        severity = Severity.WARNING if event_type == "store_recovered" else Severity.CRITICAL
+        event = Event(timestamp=self._now(), event_type=event_type, message=message, severity=severity, data=dict(data))
         row = EVENTS.to_row(event)
         self._pending.add_rare(RareItem(EVENTS, row["event_id"], row))
-        self._salvager.wake()
+        if event_type == "store_quarantined":
+            self._salvager.wake()
 
     def _report_salvage(self, report: SalvageReport) -> None:
         event = Event(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import StorageError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.config import PersistenceConfig
+from vllm_monitor.persistence.damage.set_aside import what_happened
+from vllm_monitor.persistence.documents.own_items import OwnItemError
 from vllm_monitor.persistence.forks.fork_hooks import FORKS
 from vllm_monitor.persistence.open_store import open_store
 from vllm_monitor.persistence.pending import Batch, Pending
@@ -19,7 +22,7 @@ from vllm_monitor.persistence.read_only_view import ReadOnlyView, view_of
 from vllm_monitor.persistence.sql_store import SqlStore
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, Fault, cause_of, fault_of
 
-__all__ = ["StoreState", "Writer"]
+__all__ = ["OnEvent", "StoreState", "Writer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ _IDLE_SECONDS = 0.4
 """The writer looks around this often unasked: for a wake-up that was lost, and for a file that was replaced."""
 _FIRST_RETRY_SECONDS = 0.2
 _LONGEST_RETRY_SECONDS = 5.0
+_OUTAGE_WORTH_AN_EVENT_SECONDS = 1.0
+OnEvent = Callable[[str, str, Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -40,12 +45,16 @@ class StoreState:
         last_error: The newest trouble, also when it is over.
         last_flush: Unix seconds of the newest commit.
         quarantined: Damaged files that were set aside.
+        replaced: How often the file was removed or replaced while it was open.
+        deferred: Why some documents or models cannot be written though all else can; empty when none waits.
     """
 
     error: StorageError | None = None
     last_error: str = ""
     last_flush: float | None = None
     quarantined: tuple[str, ...] = ()
+    replaced: int = 0
+    deferred: str = ""
 
 
 class Writer:
@@ -55,7 +64,7 @@ class Writer:
         config: Settings.
         pending: The queues it empties.
         clock: For the times that are stored; waiting uses the host's clock.
-        on_quarantine: Called with the name of a damaged file that was set aside.
+        on_event: Called with what is worth an event: its type, a sentence, and facts.
         threaded: ``False`` makes every :meth:`wake` write before it returns.
     """
 
@@ -64,7 +73,7 @@ class Writer:
         config: PersistenceConfig,
         pending: Pending,
         clock: Clock,
-        on_quarantine: Callable[[str], None],
+        on_event: OnEvent,
         *,
         threaded: bool,
     ) -> None:
@@ -75,7 +84,10 @@ class Writer:
         self._pending = pending
         self._clock = clock
         self._host_clock = SystemClock()
-        self._on_quarantine = on_quarantine
+        self._on_event = on_event
+        self._failing_since: float | None = None
+        self._deferred_at = 0.0
+        self._deferred_seconds = _FIRST_RETRY_SECONDS
         self._work_lock = threading.RLock()
         self._work_depth = 0
         self._wake = threading.Event()
@@ -166,12 +178,13 @@ class Writer:
                 store = self._ensure_store()
                 while batch := self._pending.take(self._config.batch_size):
                     self._commit(store, batch)
+                self._write_deferred(store, force=force)
                 self._maintain(store)
             except Exception as error:  # the writer outlives every fault; it is reported
                 self._note_failure(error)
                 return False
             self._note_success()
-            return True
+            return not self._pending.deferred()
 
     def hold(self, deadline: float) -> bool:
         """Write what is pending, then do nothing until :meth:`let_go`: the process is being forked.
@@ -226,8 +239,12 @@ class Writer:
         if self.store is not None and (self._suspect or not self.store.is_current()):
             if not self._suspect:
                 self.state.last_error = f"{self._config.db_path} was removed or replaced while it was open"
+                self.state.replaced += 1
                 _LOG.error("%s; a new store is started in its place", self.state.last_error)
+                self._on_event("store_replaced", f"{self.state.last_error}: what was stored before is not in it", {})
             self._close_store()
+        if self.store is not None and self.store.log_was_removed():
+            self._save_removed_log(self.store)
         if self.store is None:
             now = self._clock.now()
             self.store = open_store(self._config, now, suspect=self._suspect)
@@ -235,18 +252,71 @@ class Writer:
             self.view = None
             if self.store.quarantined is not None:
                 self.state.quarantined += (str(self.store.quarantined),)
-                self._on_quarantine(str(self.store.quarantined))
+                name = str(self.store.quarantined)
+                self._on_event("store_quarantined", what_happened(self._config, name), {"file": name})
         return self.store
+
+    def _save_removed_log(self, store: SqlStore) -> None:
+        message = f"the write-ahead log of {self._config.db_path} was removed while it was in use"
+        try:
+            store.save_removed_log()
+        except DATABASE_ERRORS as error:
+            message = f"{message}, and what was in it may be lost: {cause_of(error)}"
+        else:
+            message = f"{message}; what was in it was moved into the store"
+        self.state.last_error = message
+        _LOG.error("%s", message)
+        self._on_event("store_log_removed", message, {})
+        self._close_store()
 
     def _commit(self, store: SqlStore, batch: Batch) -> None:
         try:
             self._write(store, batch, Batch())
+        except OwnItemError as fault:
+            self._commit(store, self._defer(store, fault, batch, Batch()))
         except Exception as error:
             self._undo(store)
             if fault_of(error) is not Fault.OTHER:
                 self._pending.put_back()
                 raise
             self._commit_in_parts(store, batch)
+
+    def _defer(self, store: SqlStore, fault: OwnItemError, batch: Batch, rest: Batch) -> Batch:
+        """Let the record whose file cannot be written wait by itself; the batch without it."""
+        self._undo(store)
+        self._note_deferred(fault)
+        return self._pending.defer(fault.item, batch, rest)
+
+    def _write_deferred(self, store: SqlStore, *, force: bool) -> None:
+        """Try again to write what waits by itself, one after the other, each in a transaction of its own."""
+        if not force and self._host_clock.monotonic() < self._deferred_at:
+            return
+        blocked: set[int] = set()
+        for item in self._pending.deferred():
+            if id(item.kind) in blocked:
+                continue  # not before the one ahead of it
+            batch = self._pending.take_deferred(item)
+            try:
+                self._write(store, batch, Batch())
+            except Exception as error:
+                self._undo(store)
+                self._pending.defer_again(item)
+                if not isinstance(error, OwnItemError):
+                    raise
+                self._note_deferred(error)
+                blocked.add(id(item.kind))
+        if not blocked and not self._pending.deferred():
+            self.state.deferred = ""
+            self._deferred_seconds = _FIRST_RETRY_SECONDS
+
+    def _note_deferred(self, fault: OwnItemError) -> None:
+        if not self.state.deferred:
+            _LOG.error("a record of %s cannot be written and waits by itself: %s", fault.item.kind.table, fault.cause)
+        self.state.deferred = self.state.last_error = str(fault.cause)
+        if not isinstance(fault.cause, TimeoutError):  # a lock is let go sooner or later: the caller may wait for it
+            self._deferred_seconds = min(self._deferred_seconds * 2, _LONGEST_RETRY_SECONDS)
+            fault.item.report(durable=False)
+        self._deferred_at = self._host_clock.monotonic() + self._deferred_seconds
 
     def _write(self, store: SqlStore, batch: Batch, rest: Batch) -> None:
         """One transaction; ``rest`` is what stays in flight after it."""
@@ -276,6 +346,8 @@ class Writer:
                 continue
             try:
                 self._write(store, part, Batch.joined(parts))
+            except OwnItemError as fault:
+                parts = [self._defer(store, fault, part, Batch.joined(parts)), *parts]
             except Exception as error:
                 self._undo(store)
                 if fault_of(error) is not Fault.OTHER:
@@ -322,6 +394,8 @@ class Writer:
             )
         if self.store is None:
             self.view = self._read_only_view()
+        if self._failing_since is None:
+            self._failing_since = self._host_clock.monotonic()
         if self.state.error is None:
             _LOG.error("%s; samples and records are held in memory", error)
         self.state.error = error
@@ -344,6 +418,22 @@ class Writer:
     def _note_success(self) -> None:
         if self.state.error is not None:
             _LOG.warning("the store %s can be written again", self._config.db_path)
+            self._tell_of_recovery(self.state.error)
+        self._failing_since = None
         self.state.error = None
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._retry_at = 0.0
+
+    def _tell_of_recovery(self, error: StorageError) -> None:
+        since = self._failing_since
+        seconds = 0.0 if since is None else self._host_clock.monotonic() - since
+        if seconds < _OUTAGE_WORTH_AN_EVENT_SECONDS:
+            return
+        dropped = {kind: number for kind, number in self._pending.dropped.items() if number}
+        lost = f"dropped meanwhile: {dropped}" if dropped else "nothing was lost"
+        self._on_event(
+            "store_recovered",
+            f"the store could not be written for {seconds:.0f} s ({error.message}); {lost}",
+            {"seconds": seconds, "dropped": dropped},
+        )
+        self._wake.set()

@@ -5,7 +5,7 @@ from vllm_monitor.picture.life_evidence import LifeEvidence, ServerIdentity
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.picture.startup import StartupPhase
 from vllm_monitor.picture.target_picture import TargetPicture
-from vllm_monitor.picture.vocabulary import DERIVED, FAMILIES, Family, canonical_help
+from vllm_monitor.records.vocabulary import DERIVED, FAMILIES, Family, canonical_help
 
 __all__ = [
     "DERIVED",

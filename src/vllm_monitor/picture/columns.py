@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from vllm_monitor.picture.vocabulary import CORE_NAMES, FAMILIES, Family, Kind, is_known_family
 from vllm_monitor.records import Layout, Series
+from vllm_monitor.records.vocabulary import CORE_NAMES, FAMILIES, Family, Kind, is_known_family
 
 __all__ = ["COUNTER_NAMES", "ColumnMap", "EngineColumns", "PageNumbers", "column_map"]
 

@@ -22,7 +22,7 @@ class Snapshot:
         reason: The judgement in one sentence, with its evidence.
         condition_since: Unix seconds at which the condition began.
         values: Canonical name to value; a name that is not known now is absent. The names are documented in
-            ``picture.vocabulary``.
+            ``records.vocabulary``.
         processes: Living processes of a local server.
         host: Pressure on the server's host, where it is ours.
         gpus: GPUs of the server's host, where there are any.

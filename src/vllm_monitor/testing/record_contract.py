@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_monitor.errors import RecordNotFoundError
-from vllm_monitor.records import AttemptStatus, LifecycleState, MitigationOutcome, PredictionOutcome
+from vllm_monitor.records import AlertState, AttemptStatus, LifecycleState, MitigationOutcome, PredictionOutcome
 from vllm_monitor.testing.contract_base import HOST, StoreContract
 from vllm_monitor.testing.example_records import HOSTILE, RECORDS, checkpoint
 from vllm_monitor.testing.expectations import expect, expect_equal, expect_error
@@ -69,6 +69,24 @@ class RecordContract(StoreContract):
             expect_equal(store.get_mitigation_history(outcome=MitigationOutcome.SUCCESS), [], "another outcome")
         with self.open(tmp_path) as store:
             expect_equal(store.get_mitigation_history(), [settled], "the attempt after reopening")
+
+    def test_saving_an_earlier_stage_again_undoes_nothing(self, tmp_path: Path) -> None:
+        """A late or repeated intent, a prediction that was open, an alert that still fired."""
+        examples = {example.name: example for example in RECORDS}
+        settled = examples["mitigation_attempts"].make("one", 1.0)
+        resolved = dataclasses.replace(examples["alerts"].make("one", 1.0), state=AlertState.RESOLVED)
+        open_one = dataclasses.replace(examples["predictions"].make("one", 1.0), outcome=PredictionOutcome.OPEN)
+        with self.open(tmp_path) as store:
+            store.save_mitigation_attempt(settled)
+            store.save_mitigation_attempt(dataclasses.replace(settled, status=AttemptStatus.INTENDED, outcome=None))
+            store.save_alert(resolved)
+            store.save_alert(dataclasses.replace(resolved, state=AlertState.FIRING))
+            store.save_prediction(open_one, actual_outcome=PredictionOutcome.HAPPENED)
+            store.save_prediction(open_one)
+        with self.open(tmp_path) as store:
+            expect_equal(store.get_mitigation_history(), [settled], "an attempt that was settled")
+            expect_equal(store.get_alerts(), [resolved], "an alert that was resolved")
+            expect_equal(store.get_predictions()[0].outcome, PredictionOutcome.HAPPENED, "a known outcome")
 
     def test_the_outcome_of_a_prediction_is_added(self, tmp_path: Path) -> None:
         """By its value or name; for an id that is not there it is an error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select
@@ -12,42 +12,12 @@ from vllm_monitor.persistence.archive.merge_session import MergeSession
 from vllm_monitor.persistence.documents.document_stores import DocumentStore, StoredDocuments
 from vllm_monitor.persistence.documents.documents import DocumentKind, Entry, merged_entry
 from vllm_monitor.persistence.records.prediction_scores import SCORE_COLUMNS, ScoreKey, score_checksum
+from vllm_monitor.persistence.records.progress import is_further_along
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row
-from vllm_monitor.records import AlertState, AttemptStatus, PredictionOutcome
 
-__all__ = ["RecordMerger", "is_further_along"]
+__all__ = ["RecordMerger"]
 
 _ROWS_PER_TRANSACTION = 200
-
-_ATTEMPT_RANKS: dict[str, int] = {
-    AttemptStatus.INTENDED: 0,
-    AttemptStatus.ACTING: 1,
-    AttemptStatus.SETTLED: 2,
-    AttemptStatus.ABANDONED: 2,
-}
-_ALERT_RANKS: dict[str, int] = {
-    AlertState.INACTIVE: 0,
-    AlertState.PENDING: 1,
-    AlertState.FIRING: 2,
-    AlertState.RESOLVED: 3,
-}
-_PROGRESS: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "mitigation_attempts": lambda row: _ATTEMPT_RANKS.get(row["status"], 0),
-    "predictions": lambda row: float(row["outcome"] != PredictionOutcome.OPEN),
-    "alerts": lambda row: _ALERT_RANKS.get(row["state"], 0),
-    "happy_paths": lambda row: _or_never(row["updated_at"]),
-    "failure_patterns": lambda row: _or_never(row["last_seen"]),
-}
-
-
-def is_further_along(kind: RareKind[Any], incoming: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-    """Whether a row of the same id replaces the one that is here.
-
-    Attempts and alerts by their status, predictions once they are resolved, happy paths and failure patterns when
-    they were updated later. Of two that are equally far along, and of all other kinds, the one that is here stays.
-    """
-    progress = _PROGRESS.get(kind.table)
-    return progress is not None and progress(incoming) > progress(stored)
 
 
 class RecordMerger:
@@ -144,10 +114,6 @@ class RecordMerger:
         else:
             return False
         return True
-
-
-def _or_never(time: float | None) -> float:
-    return float("-inf") if time is None else time
 
 
 def _named(row: RowMapping) -> Row:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_monitor.errors import ArchiveError
-from vllm_monitor.persistence.private_file import make_private_folder
+from vllm_monitor.persistence.private_folder import make_private_folder
 from vllm_monitor.persistence.sqlite_file import DATABASE_ERRORS, cause_of
 
 __all__ = ["whole_folder"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -22,6 +23,7 @@ from vllm_monitor.persistence.codecs.value_codec import DEEPEST, too_deep
 __all__ = ["REDACTED", "is_secret_name", "redact", "redact_certain", "redact_text", "within_depth"]
 
 REDACTED = "[redacted]"
+_LONG_KEY = 20
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORDS = frozenset(
@@ -34,6 +36,13 @@ _SECRET_WORDS = frozenset(
         "passphrase",
         "credential",
         "credentials",
+        "cred",
+        "creds",
+        "jwt",
+        "otp",
+        "totp",
+        "dsn",
+        "webhook",
         "auth",
         "authorization",
         "bearer",
@@ -42,7 +51,20 @@ _SECRET_WORDS = frozenset(
     ]
 )
 _SECRET_PARTS = ("secret", "password", "passwd", "passphrase", "credential")
-_GLUED_ENDS = ("apikey", "apikeys", "accesskey", "privatekey", "authtoken", "accesstoken", "hftoken", "apitoken")
+_GLUED_ENDS = (
+    "apikey",
+    "apikeys",
+    "accesskey",
+    "privatekey",
+    "authtoken",
+    "accesstoken",
+    "hftoken",
+    "apitoken",
+    "masterkey",
+    "encryptionkey",
+    "signingkey",
+    "sshkey",
+)
 _KEY_OWNERS = frozenset(
     [
         "api",
@@ -165,6 +187,9 @@ _PASS_OWNERS = frozenset(
         "registry",
         "docker",
         "ssl",
+        "ssh",
+        "key",
+        "keystore",
     ]
 )
 _PAT_OWNERS = frozenset(["github", "gh", "gitlab", "git", "azure", "devops", "databricks"])
@@ -212,7 +237,17 @@ _CURL_USER = re.compile(r"""((?<!\S)(?:-u|--user|--proxy-user)(?:\s+|=)["']?[^\s
 _COLON_PAIR = re.compile(r"""(?<![\w-])([A-Za-z_][\w.-]*)(:)(?!//)("[^"]*"|'[^']*'|[^\s&;,"']+)""")
 _VARIABLE_AND_VALUE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(\s+)((?=\S*\d)[^\s=:]{12,})")
 _OPTION = re.compile(r"""(--?[A-Za-z][\w.-]*)(=|:(?!//)|\s+)("[^"]*"|'[^']*'|[^\s"']+)""")
-_ASSIGNMENT = re.compile(r"""(?<![\w-])([A-Za-z_][\w.-]*)(=|:\s+)("[^"]*"|'[^']*'|[^\s&;,"']+)""")
+_ASSIGNMENT = re.compile(
+    r"""(?<![\w-])([A-Za-z_][\w.-]*)(=|[ \t]*=>?[ \t]*|[ \t]*:\s+)(\[[^\]]*\]|"[^"]*"|'[^']*'|[^\s&;,"']+)"""
+)
+_AUTHORIZATION = re.compile(
+    r"""\b((?:proxy-)?authorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic|token|digest|apikey|negotiate)\s+)?)"""
+    r"""(?!\[redacted\]|(?:bearer|basic|token|digest|apikey|negotiate)\b)[^\s"',;]+""",
+    re.IGNORECASE,
+)
+_XML = re.compile(r"<([A-Za-z_][\w.:-]*)>([^<]+)</\1>")
+_SAID = re.compile(r"""\b(password|passwd|passphrase)(\s+is\s+|\s+(?=["']))("[^"]*"|'[^']*'|[^\s"']+)""", re.IGNORECASE)
+_COMMAND_PASSWORD = re.compile(r"(\bsshpass\s+-p\s*|\b(?:mysql|mysqldump|mysqladmin|mariadb)\b[^\n]*?\s-p)(?=\S)[^\s]+")
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _OPTION_NAME = re.compile(r"--?[A-Za-z][\w.-]*")
 
@@ -225,6 +260,8 @@ def is_secret_name(name: str) -> bool:
     if any(word in _SECRET_WORDS or any(part in word for part in _SECRET_PARTS) for word in words):
         return True
     if any(word.endswith(_GLUED_ENDS) for word in words) or "".join(words).endswith(_GLUED_ENDS):
+        return True
+    if ("connection", "string") in pairwise(words) or words == ["pin"]:
         return True
     return _is_secret_token(words) or _is_secret_key(words) or _is_secret_pass(words)
 
@@ -250,12 +287,12 @@ def _is_secret_key(words: list[str]) -> bool:
 
 def _is_secret_pass(words: list[str]) -> bool:
     last, owners = words[-1], set(words[:-1])
-    if last == "pwd":
+    if last in {"pwd", "pw"}:
         return bool(owners) and not owners & _OLD_FOLDER
     if last == "pat":
         return bool(owners & _PAT_OWNERS)
     if last == "pass":
-        return bool(owners & _PASS_OWNERS)
+        return not owners or bool(owners & _PASS_OWNERS)
     return last[-4:] == "pass" and last[:-4] in _PASS_OWNERS
 
 
@@ -278,7 +315,7 @@ def _redact(value: Any, room: int) -> Any:
     if room < 0:
         raise too_deep()
     if isinstance(value, Mapping):
-        return {key: _redact_entry(key, item, room - 1) for key, item in value.items()}
+        return _redact_mapping(value, room)
     if type(value) in (list, tuple):
         return type(value)(_redact_pair(value, room - 1) or _redact_items(value, room - 1))
     if isinstance(value, PurePath):
@@ -349,7 +386,23 @@ def _redact_certain_text(text: str) -> str:
     return _CERTAIN_SCHEME.sub(rf"\1{REDACTED}", text)
 
 
+def _redact_mapping(value: Mapping[Any, Any], room: int) -> dict[Any, Any]:
+    redacted = {_redact_key(key): _redact_entry(key, item, room - 1) for key, item in value.items()}
+    # One variable as a mapping, in the manner of Kubernetes: {"name": "HF_TOKEN", "value": "..."}
+    named = next((value[key] for key in ("name", "key") if isinstance(value.get(key), str)), "")
+    if "value" in value and is_secret_name(named):
+        redacted["value"] = _hide(value["value"], room - 1)
+    return redacted
+
+
+def _redact_key(key: Any) -> Any:
+    """A key may be a whole option or line with its secret."""
+    return redact_text(key) if type(key) is str and ("=" in key or " " in key or len(key) >= _LONG_KEY) else key
+
+
 def _redact_entry(name: Any, value: Any, room: int) -> Any:
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
     if isinstance(name, str) and is_secret_name(name):
         return _hide(value, room)
     return _redact(value, room)
@@ -409,10 +462,16 @@ def redact_text(text: str) -> str:
         if "\\" in text:
             text = _ESCAPED_PAIR.sub(_hide_quoted, text)  # JSON within JSON
     text = _SECRET_LOOKS.sub(REDACTED, text)
+    text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
+    text = _SAID.sub(rf"\1\2{REDACTED}", text)
+    if "<" in text:
+        text = _XML.sub(_hide_element, text)
+    if " -p" in text:
+        text = _COMMAND_PASSWORD.sub(rf"\1{REDACTED}", text)
     text = _SCHEME.sub(_hide_scheme, text)
     if "-" in text:
         text = _OPTION.sub(_hide_pair, text)
-    if "=" in text or ": " in text:
+    if "=" in text or ":" in text:
         text = _ASSIGNMENT.sub(_hide_pair, text)
     if ":" in text:
         text = _COLON_PAIR.sub(_hide_certain_pair, text)
@@ -429,6 +488,11 @@ def _hide_scheme(match: re.Match[str]) -> str:
     if _PROSE_AFTER_SCHEME.fullmatch(match.group()):
         return match.group()  # "basic usage", "bearer token": words, not credentials
     return f"{match.group(1)}{match.group(2)}{REDACTED}"
+
+
+def _hide_element(match: re.Match[str]) -> str:
+    name = match.group(1)
+    return f"<{name}>{REDACTED}</{name}>" if is_secret_name(name) else match.group()
 
 
 def _hide_quoted(match: re.Match[str]) -> str:

@@ -31,7 +31,9 @@ FLOAT_CODE = 0
 TYPE_OF_CODE: tuple[type, ...] = (float, int, bool, Decimal, Fraction)
 _CODE_OF_TYPE = {kind: code for code, kind in enumerate(TYPE_OF_CODE)}
 # Milliseconds up to here convert to seconds and back without loss (the year 73327).
-_LATEST_MILLISECONDS = 1 << 51
+# The calendar of Python and of most tools: the years 1 to 9999.
+_EARLIEST_MILLISECONDS = -62_135_596_800_000
+_LATEST_MILLISECONDS = 253_402_300_799_999
 LATEST_SECONDS = _LATEST_MILLISECONDS / 1000
 """Times of samples lie within this many seconds of 1970."""
 
@@ -102,11 +104,13 @@ def milliseconds(timestamp: Any) -> int:
         rounded = round(float(timestamp) * 1000)
     except Exception as error:  # a foreign __float__ may raise anything
         raise _no_time(timestamp) from error
-    if abs(rounded) > _LATEST_MILLISECONDS:
+    if not _EARLIEST_MILLISECONDS <= rounded <= _LATEST_MILLISECONDS:
         raise _no_time(timestamp)
     return rounded
 
 
 def _no_time(timestamp: Any) -> ValueNotStorableError:
-    hint = "Pass its .timestamp()." if hasattr(timestamp, "timestamp") else "Pass unix seconds as a finite number."
+    hint = "Pass unix seconds as a number, of a year from 1 to 9999 (not milliseconds)."
+    if hasattr(timestamp, "timestamp"):
+        hint = "Pass its .timestamp()."
     return ValueNotStorableError(f"{shown(timestamp)} is not a time", hint=hint)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_monitor.persistence import schema
-from vllm_monitor.persistence.archive.merge_records import is_further_along
 from vllm_monitor.persistence.config import PersistenceConfig
 from vllm_monitor.persistence.damage.stored_rows import StoredRow
+from vllm_monitor.persistence.records.progress import is_further_along
 from vllm_monitor.persistence.records.rare_kinds import ALL_KINDS
 from vllm_monitor.persistence.samples.block_rows import BlockKind
 from vllm_monitor.persistence.samples.scrape_codec import KEYFRAME, LOOSE

@@ -6,6 +6,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from vllm_monitor.errors import (
     ConfigurationError,
     RecordNotFoundError,
     StaleRevisionError,
+    StorageError,
     StoreDamagedError,
     StoreUnavailableError,
 )
@@ -114,8 +116,9 @@ class DocumentAccess(OwnItemAccess):
         self._count_damage(damaged)
         return records
 
-    def _look_at(self, kind: DocumentKind[Any]) -> StoredDocuments:
+    def _look_at(self, kind: DocumentKind[Any], *, for_counting: bool = False) -> StoredDocuments:
         """All entries, with what is not stored yet."""
+        read = self._documents.peek if for_counting else self._documents.read
 
         def ask(memory: Batch, connection: Connection | None, _: SeriesCatalogue) -> StoredDocuments:
             waiting = [
@@ -124,7 +127,7 @@ class DocumentAccess(OwnItemAccess):
                 if isinstance(item, DocumentItem) and item.documents is kind and not item.visible
             ]
             try:
-                stored = self._documents.read(kind, connection)
+                stored = read(kind, connection)
             except OSError as error:
                 self._writer.state.last_error = f"the {kind.name} cannot be read: {error}"
                 _LOG.error("the %s cannot be read: %s", kind.name, error)
@@ -146,6 +149,17 @@ class DocumentAccess(OwnItemAccess):
         if not self._closed:
             self._documents.notice()
             self._announce_troubles()
+
+    def _count_documents(self) -> dict[str, int]:
+        """How many documents of each kind there are; a kind that cannot be read now is left out."""
+        self._notice_documents()
+        counts: dict[str, int] = {}
+        for name, kind in DOCUMENT_KINDS.items():
+            with suppress(StorageError):  # told by health()
+                counts[name] = sum(
+                    not entry.deleted for entry in self._look_at(kind, for_counting=True).entries.values()
+                )
+        return counts
 
     def _announce_troubles(self) -> None:
         """One event for each file that cannot be read, until it can be read again."""

@@ -91,6 +91,20 @@ class DocumentFile:
         self._mended()
         return text
 
+    def peek(self) -> DocumentText | None:
+        """As :meth:`read`, at once and without a word: somebody may be writing the file just now.
+
+        Raises:
+            OSError: When the file cannot be read now.
+            StoreTooNewError: When a newer version wrote it.
+        """
+        try:
+            return parse_document(self._kind, read_plain(self.path), str(self.path))
+        except FileNotFoundError:
+            return None
+        except (StoreDamagedError, IsADirectoryError):
+            return self.last_good() or self._salvaged()
+
     def notice(self) -> None:
         """See whether the file was changed, and whether it can still be read; costs one ``stat`` when it was not."""
         try:

@@ -20,7 +20,8 @@ from vllm_monitor.persistence.documents.document_file import DocumentFile, Docum
 from vllm_monitor.persistence.documents.document_rows import entry_of_row, row_of_entry
 from vllm_monitor.persistence.documents.document_text import DocumentText
 from vllm_monitor.persistence.documents.documents import DOCUMENT_KINDS, DocumentKind, Entry
-from vllm_monitor.persistence.private_file import make_private_folder, retryable_lock
+from vllm_monitor.persistence.private_file import LONGEST_LOCK_WAIT_SECONDS, retryable_lock
+from vllm_monitor.persistence.private_folder import make_private_folder
 
 __all__ = ["DocumentStore", "FileDocuments", "StoredDocuments", "TableDocuments", "documents_of"]
 
@@ -57,6 +58,14 @@ class DocumentStore(ABC):
         Raises:
             OSError, DBAPIError: When they cannot be read now.
             StoreTooNewError: When a newer version wrote them.
+        """
+
+    @abstractmethod
+    def peek(self, kind: DocumentKind[Any], connection: Connection | None) -> StoredDocuments:
+        """As :meth:`read`, for counting: what cannot be read is passed over without a word.
+
+        Raises:
+            OSError, StoreTooNewError: As :meth:`read`.
         """
 
     @abstractmethod
@@ -115,12 +124,17 @@ class FileDocuments(DocumentStore):
         del connection
         return _stored(self._files[kind.name].read())
 
+    def peek(self, kind: DocumentKind[Any], connection: Connection | None) -> StoredDocuments:
+        """All entries of the file, or of its last good version."""
+        del connection
+        return _stored(self._files[kind.name].peek())
+
     def update(self, kind: DocumentKind[Any], connection: Connection, change: Change) -> None:
         """Read, change and replace the file under the lock of all documents."""
         del connection
         file = self._files[kind.name]
         make_private_folder(file.path.parent)
-        with self._lock(self._config.durable_timeout_seconds):
+        with self._lock(min(LONGEST_LOCK_WAIT_SECONDS, self._config.durable_timeout_seconds)):
             replaced = file.change(lambda text: change(_stored(text)))
         if replaced is not None:
             self._on_damage(file.path, *replaced)
@@ -167,6 +181,10 @@ class TableDocuments(DocumentStore):
                 stored.damaged += 1
                 _LOG.warning("a row of documents was skipped: %s", error)
         return stored
+
+    def peek(self, kind: DocumentKind[Any], connection: Connection | None) -> StoredDocuments:
+        """All entries whose checksums match."""
+        return self.read(kind, connection)
 
     def update(self, kind: DocumentKind[Any], connection: Connection, change: Change) -> None:
         """Change rows inside the transaction of ``connection``."""

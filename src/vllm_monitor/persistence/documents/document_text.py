@@ -36,6 +36,7 @@ _VERSION = 1
 _LATEST = 1e18  # seconds; a number that is no time
 _OURS = ("revision", "modified_at", "deleted", "checksum")
 _MEND = "Mend the file; vllm-monitor check says where."
+_STRING_OR_BRACKET = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\]]')
 _START_OF_OBJECT = re.compile(r'("(?:[^"\\\n]|\\.)*")\s*:\s*(?=\{)')
 _UNREADABLE = re.compile("[\udc80-\udcff]")
 
@@ -107,13 +108,26 @@ def salvage_document(kind: DocumentKind[Any], data: bytes) -> DocumentText:
         try:
             tree, end = decoder.raw_decode(source, position)
             key = json.loads(found[1])
-        except (ValueError, RecursionError):
+        except ValueError:
             continue  # it is broken inside: what it holds is tried one by one
+        except RecursionError:
+            position = _end_of_object(source, position)  # no entry of ours, nor is anything in it
+            continue
         if _UNREADABLE.search(source, found.start(), end) or not _looks_like_entry(kind, tree):
             continue
         _add(kind, text, key, tree)
         position = end
     return text
+
+
+def _end_of_object(source: str, start: int) -> int:
+    """Where the object that begins at a place ends; the end of the text when it does not."""
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(source, start):
+        depth += (found[0] in "{[") - (found[0] in "}]")
+        if depth == 0:
+            return found.end()
+    return len(source)
 
 
 def _mistake(data: bytes, error: Exception) -> str:

@@ -9,7 +9,21 @@ from sqlalchemy import Connection
 
 from vllm_monitor.persistence.pending import RareItem
 
-__all__ = ["OwnItem"]
+__all__ = ["OwnItem", "OwnItemError"]
+
+
+class OwnItemError(Exception):
+    """A record's own file cannot be written now, though the database can; for the writer alone.
+
+    Args:
+        item: The record.
+        cause: Why.
+    """
+
+    def __init__(self, item: OwnItem, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.item = item
+        self.cause = cause
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +37,6 @@ class OwnItem(RareItem, ABC):
         Called again after a rollback, and after a commit in doubt: writing twice must be as good as once.
 
         Raises:
-            OSError: When a file cannot be written; the record is held and tried again.
+            OSError: When a file cannot be written; the record waits by itself, and stops no other.
             DBAPIError: When the database cannot be written; likewise.
         """

@@ -7,6 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from vllm_monitor.errors import StoreUnavailableError
@@ -41,9 +42,13 @@ class OwnerLock:
                 f"the JSON store {folder} is open in process {owner}, and one process at a time may have it open",
                 hint="End that process, or move the data to StorageBackend.HYBRID (export, then import).",
             ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         _HELD.add(self)
+        with suppress(OSError):  # who holds it is for people; on a full disk it goes unsaid
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give it back; calling it again does nothing."""

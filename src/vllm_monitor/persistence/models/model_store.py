@@ -32,11 +32,12 @@ from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
 from vllm_monitor.persistence.damage.set_aside import waiting_files
 from vllm_monitor.persistence.models.model_codec import EncodedModel
 from vllm_monitor.persistence.private_file import (
+    LONGEST_LOCK_WAIT_SECONDS,
     TEMPORARY_SUFFIX,
-    make_private_folder,
     retryable_lock,
     write_whole,
 )
+from vllm_monitor.persistence.private_folder import make_private_folder
 from vllm_monitor.persistence.records.rare_rows import Row
 from vllm_monitor.persistence.sql_store import SqlStore
 
@@ -282,4 +283,4 @@ def remove_orphans(store: SqlStore, config: PersistenceConfig) -> int:
 
 def _lock(config: PersistenceConfig) -> AbstractContextManager[None]:
     path: Path = config.storage_dir / "models.lock"
-    return retryable_lock(path, config.durable_timeout_seconds)
+    return retryable_lock(path, min(LONGEST_LOCK_WAIT_SECONDS, config.durable_timeout_seconds))

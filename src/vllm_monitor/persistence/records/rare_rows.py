@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from vllm_monitor.errors import StoreDamagedError, ValueNotStorableError
+from vllm_monitor.errors import ConfigurationError, StoreDamagedError, ValueNotStorableError
 from vllm_monitor.persistence.codecs.arguments import checked_text, stored_text
 from vllm_monitor.persistence.codecs.columns import Form, UnknownObject, from_column, to_column
 from vllm_monitor.persistence.codecs.redaction import redact, redact_certain, within_depth
@@ -176,6 +176,9 @@ class RareKind(Generic[Record]):
         if isinstance(value, Enum):
             return to_text_column(str(value.value))
         text = checked_text(value, name)
+        if kind is not None and text.lower() not in {str(member.value) for member in kind}:
+            known = ", ".join(str(member.value) for member in kind)
+            raise ConfigurationError(f"there is no {name} {text!r}", hint=f"Pass one of {known}.")
         return to_text_column(text.lower() if kind is not None or name in self.derived else text)
 
     def matches(self, row: Row, wanted: Wanted, start: float | None, end: float | None, target: str | None) -> bool:

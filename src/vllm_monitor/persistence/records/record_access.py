@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 from vllm_monitor.errors import RecordNotFoundError, StoreDamagedError, StoreUnavailableError
 from vllm_monitor.persistence.codecs.arguments import checked_filter, checked_limit, checked_text, checked_time
 from vllm_monitor.persistence.pending import Batch, RareItem
+from vllm_monitor.persistence.records.progress import FORWARD_ONLY, is_further_along
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row, Wanted
 from vllm_monitor.persistence.records.record_reader import find_row, read_records
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
@@ -20,6 +22,7 @@ from vllm_monitor.persistence.store_access import StoreAccess
 __all__ = ["RecordAccess"]
 
 Record = TypeVar("Record")
+_LOG = logging.getLogger(__name__)
 
 
 class RecordAccess(StoreAccess):
@@ -38,9 +41,11 @@ class RecordAccess(StoreAccess):
 
     def _item(self, kind: RareKind[Record], record: Record, on_unknown: Callable[[Any], str] | None = None) -> RareItem:
         row = kind.to_row(record, on_unknown, compress=self.config.compression_enabled)
-        return RareItem(kind, kind.value_of(row, kind.id_field), row)
+        change = _forward(kind, row) if kind.table in FORWARD_ONLY else None
+        return RareItem(kind, kind.value_of(row, kind.id_field), row, change)
 
     def _save_item(self, item: RareItem) -> str:
+        self._refuse_when_closed()
         self._queue(item)
         durable = False
         with suppress(TimeoutError):  # not durable yet: that is the answer
@@ -48,6 +53,7 @@ class RecordAccess(StoreAccess):
         return self._checked(item, durable=durable)
 
     async def _save_item_async(self, item: RareItem) -> str:
+        self._refuse_when_closed()
         self._queue(item)
         waiting = asyncio.shield(asyncio.wrap_future(item.first_attempt))
         durable = False
@@ -55,8 +61,13 @@ class RecordAccess(StoreAccess):
             durable = await asyncio.wait_for(waiting, self.config.durable_timeout_seconds)
         return self._checked(item, durable=durable)
 
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("the store is closed", hint="Save before close(), or open it again.")
+
     def _queue(self, item: RareItem) -> RareItem:
         if self._closed:
+            _LOG.warning("a record of %s came after the store was closed, and is lost", item.kind.table)
             self._pending.count_drop("closed")
             item.report(durable=False)
             return item
@@ -143,6 +154,17 @@ class RecordAccess(StoreAccess):
             return records
 
         return self._look(ask)
+
+
+def _forward(kind: RareKind[Any], row: Row) -> Callable[[Row | None], Row]:
+    """What is stored stays when it is further along than what is saved: a late or repeated intent, say."""
+
+    def change(stored: Row | None) -> Row:
+        if stored is None or not is_further_along(kind, stored, row) or not _is_intact(kind, stored):
+            return row
+        return {name: stored[name] for name in row}
+
+    return change
 
 
 def _is_intact(kind: RareKind[Any], row: Row) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vllm_monitor.persistence import schema
-from vllm_monitor.persistence.documents.own_items import OwnItem
+from vllm_monitor.persistence.documents.own_items import OwnItem, OwnItemError
 from vllm_monitor.persistence.pending import RareItem
 from vllm_monitor.persistence.records.rare_rows import RareKind, Row
 
@@ -21,6 +21,9 @@ def write_records(connection: Connection, items: Iterable[RareItem]) -> None:
 
     Neighbours that only replace (request summaries above all, which come by the thousand) become one statement;
     whatever is made out of the stored row is written alone.
+
+    Raises:
+        OwnItemError: When the file of a document or model cannot be written.
     """
     kind: RareKind[Any] | None = None
     rows: dict[str, Row] = {}
@@ -32,7 +35,10 @@ def write_records(connection: Connection, items: Iterable[RareItem]) -> None:
             kind = item.kind
             rows[item.row[kind.id_field]] = item.row  # the last of an id counts
         elif isinstance(item, OwnItem):
-            item.write(connection)
+            try:
+                item.write(connection)
+            except OSError as error:
+                raise OwnItemError(item, error) from error
         else:
             _change(connection, item)
     if kind is not None:

@@ -10,6 +10,8 @@ __all__ = ["RING_ROWS", "LiveRings"]
 
 RING_ROWS = 300
 """Scrapes kept per target and source; more, and a hundred targets would cost a gigabyte."""
+IDLE_MS = 3_600_000
+"""The ring of a source that has been silent for an hour goes when another one begins: pods come and go."""
 
 
 class LiveRings:
@@ -22,8 +24,14 @@ class LiveRings:
         """Remember a scrape; the oldest of its ring goes."""
         ring = self._rings.get((scrape.target, scrape.source))
         if ring is None:
+            self._forget_idle(scrape.time_ms)
             ring = self._rings.setdefault((scrape.target, scrape.source), deque(maxlen=RING_ROWS))
         ring.append(scrape)
+
+    def _forget_idle(self, now_ms: int) -> None:
+        for key, ring in self._rings.copy().items():
+            if not ring or ring[-1].time_ms < now_ms - IDLE_MS:
+                self._rings.pop(key, None)
 
     def newest(self, target: str | None) -> dict[tuple[str, str], Scrape]:
         """The last scrape to arrive, by target and source."""

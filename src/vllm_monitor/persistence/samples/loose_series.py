@@ -15,6 +15,7 @@ from vllm_monitor.records import MetricType
 __all__ = ["SeriesRegistry"]
 
 _MOST_SERIES = 100_000
+_MOST_TAGS_BYTES = 32 << 20
 
 FastKey = tuple[str, ...]
 
@@ -30,6 +31,7 @@ class SeriesRegistry:
     def __init__(self) -> None:
         self.fast: dict[FastKey, LooseSeries] = {}
         self._by_identity: dict[tuple[str, str, str, str], LooseSeries] = {}
+        self._tags_bytes = 0
         self._lock = threading.Lock()
 
     def register(
@@ -48,14 +50,18 @@ class SeriesRegistry:
         tags_json = encode_value(dict(sorted_tags(copied)))
         identity = (target, plain_type, metric_name, tags_json)
         with self._lock:
-            if len(self.fast) > _MOST_SERIES or len(self._by_identity) > _MOST_SERIES:
+            most = max(len(self.fast), len(self._by_identity))
+            if most > _MOST_SERIES or self._tags_bytes > _MOST_TAGS_BYTES:
                 self.fast.clear()
                 self._by_identity.clear()
+                self._tags_bytes = 0
             series = self._by_identity.get(identity)
             if series is None:
                 series = LooseSeries(target, plain_type, metric_name, copied, tags_json)
                 self._by_identity[identity] = series
-            if all(type(name) is str and type(value) is str for name, value in copied.items()):
+                self._tags_bytes += len(tags_json)
+            # Long tags are counted sample by sample, which only what is not in fast is.
+            if not series.is_long and all(type(name) is str and type(value) is str for name, value in copied.items()):
                 self.fast[target, plain_type, metric_name, *copied, *copied.values()] = series
         return series
 

@@ -88,6 +88,8 @@ class SampleVerbs(StoreAccess):
             ]
         except Exception:  # an unknown series; or arguments of any kind, which are told here
             series = self._registry.register(target, metric_type, metric_name, tags)
+            if series.is_long:
+                self._pending.note_text(len(series.tags_json))
         kind = type(value)
         if kind is not float and (kind is not int or not _LEAST_EXACT <= value <= _GREATEST_EXACT):
             value = to_sample_value(value)
@@ -95,13 +97,19 @@ class SampleVerbs(StoreAccess):
             series,
             (self._now_ns() + 500_000) // 1_000_000 if timestamp is None else milliseconds(timestamp),
             value,
-            None if metadata is None else _metadata_text(metadata),
+            None if metadata is None else self._text_of_metadata(metadata),
         )
         queue = self._loose
         queue.append(sample)
         series.newest = sample
         if not 1 < len(queue) < self._loose_mark:
             self._tend_queue()
+
+    def _text_of_metadata(self, metadata: Any) -> str | None:
+        text = _metadata_text(metadata)
+        if text is not None:
+            self._pending.note_text(len(text))
+        return text
 
     def _tend_queue(self) -> None:
         """The queue of samples was empty or is long: wake the writer, wait for it a moment, or drop."""
@@ -198,8 +206,9 @@ class SampleVerbs(StoreAccess):
         """Every series of a name, as numpy arrays: its raw samples, or one value per step.
 
         Args:
-            metric_name: The name as on the page; ``None`` is every name. For a quantile the name of the histogram,
-                with or without ``_bucket``.
+            metric_name: The name as on the page, or the canonical name that stands for it in every version of vLLM
+                (``records.vocabulary``); ``None`` is every name. For a quantile the name of the histogram, with or
+                without ``_bucket``.
             target: Only this server.
             tags: Only series that have all of these labels.
             start_time: Unix seconds, inclusive.

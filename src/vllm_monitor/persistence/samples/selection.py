@@ -13,6 +13,7 @@ from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.codecs.tags import is_same_tag, sorted_tags
 from vllm_monitor.persistence.codecs.text_column import from_text_column, to_text_column
 from vllm_monitor.persistence.codecs.value_codec import encode_value
+from vllm_monitor.persistence.samples.canonical_names import page_names
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue, StoredSeries
 from vllm_monitor.persistence.samples.store_query import StoreQuery
 from vllm_monitor.records import Layout, Series, metric_type_of
@@ -50,13 +51,20 @@ class Selector:
     def takes(self, metric_type: str, metric_name: str, tags: Mapping[str, Any]) -> bool:
         """Whether a series is asked for; every given tag must be there with that value."""
         return (
-            (self.metric_name is None or metric_name == self.metric_name)
+            self.takes_name(metric_name, tags)
             and (self.metric_type is None or metric_type == self.metric_type)
             and (
                 not self.tags
                 or all(name in tags and is_same_tag(tags[name], wanted) for name, wanted in self.tags.items())
             )
         )
+
+    def takes_name(self, metric_name: str, tags: Mapping[str, Any]) -> bool:
+        """Whether a name is asked for: by itself, or by the canonical name that stands for it."""
+        if self.metric_name is None or metric_name == self.metric_name:
+            return True
+        alias = page_names(self.metric_name)
+        return alias is not None and alias.takes(metric_name, tags)
 
     def takes_stored(self, stored: StoredSeries) -> bool:
         """Whether a series of the store is asked for."""
@@ -94,8 +102,7 @@ def columns_of_layout(layout: Layout, selector: Selector) -> Columns:
     return tuple(
         (column, as_stored(series))
         for column, series in enumerate(layout.series)
-        if (selector.metric_name is None or series.name == selector.metric_name)
-        and selector.takes(metric_type_of(series.name).value, series.name, series.tags)
+        if selector.takes(metric_type_of(series.name).value, series.name, series.tags)
     )
 
 

@@ -5,14 +5,16 @@ Deterministic given the observations and the times of the ticks, so that a recor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
+from vllm_monitor.guardrails import Guardrails, make_context
 from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, Observed
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
 from vllm_monitor.records import (
+    Alert,
     Condition,
     Event,
     LogObservation,
@@ -44,11 +46,13 @@ class Tick:
         snapshot: The picture after the step.
         events: What happened since the step before, oldest first.
         checkpoints: A checkpoint for each change of state or condition, oldest first.
+        alerts: Alerts that began to fire or were resolved.
     """
 
     snapshot: Snapshot
     events: tuple[Event, ...]
     checkpoints: tuple[StateCheckpoint, ...] = ()
+    alerts: tuple[Alert, ...] = ()
 
 
 class TargetPipeline:
@@ -59,13 +63,25 @@ class TargetPipeline:
     Args:
         target: The server's URL, or the name of a recording.
         tracker: Follows the lifecycle; may be shared by many targets of one owner.
+        guardrails: Conditions that must not be met; may be shared likewise. ``None`` raises no alerts.
         store: Where samples, checkpoints and events go; ``None`` keeps nothing.
+        labels: The operator's labels of the target, for conditions.
     """
 
-    def __init__(self, target: str, *, tracker: LifecycleTracker, store: PersistenceManager | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        tracker: LifecycleTracker,
+        guardrails: Guardrails | None = None,
+        store: PersistenceManager | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         self.target = target
         self.picture = TargetPicture(target)
         self._tracker = tracker
+        self._guardrails = guardrails
+        self._labels = dict(labels or {})
         self._store = store
         self._sampler = ProbeSampler()
         self._condition: Condition | None = None
@@ -84,7 +100,8 @@ class TargetPipeline:
             self.picture.observe(observation)
         judgement = self.picture.judge(now)
         values = self.picture.values(now)
-        observed = self._tracker.observe(self.target, now, self.picture.life(), values)
+        firing = [alert.name for alert in self._guardrails.firing(self.target)] if self._guardrails else []
+        observed = self._tracker.observe(self.target, now, self.picture.life(), values, guardrails=firing)
         events = self._own_events + self.picture.take_events()
         if observed.away_seconds is not None:
             events.append(_came_back(self.target, now, observed))
@@ -96,7 +113,24 @@ class TargetPipeline:
         if self._store is not None:
             for event in events:
                 self._store.enqueue_event(event)
-        return Tick(self.picture.snapshot(now, observed.state, values), tuple(events), observed.checkpoints)
+        snapshot = self.picture.snapshot(now, observed.state, values)
+        alerts = self._evaluate(now, snapshot, observed)
+        return Tick(snapshot, tuple(events), observed.checkpoints, alerts)
+
+    def _evaluate(self, now: float, snapshot: Snapshot, observed: Observed) -> tuple[Alert, ...]:
+        if self._guardrails is None:
+            return ()
+        life = asdict(self._tracker.figures(self.target, now))
+        facts = {
+            **life,
+            "state_seconds": max(0.0, now - life.pop("state_since")),
+            "labels": self._labels,
+            "host_pressed": self.picture.is_host_pressed,
+        }
+        checkpoint_id = observed.checkpoints[-1].checkpoint_id if observed.checkpoints else None
+        return self._guardrails.evaluate(
+            self.target, now, make_context(snapshot, facts), snapshot.values, checkpoint_id=checkpoint_id
+        )
 
     def set_facts(self, facts: ServerFacts) -> None:
         """A new life of the server was seen: its checkpoints say what it was started with."""

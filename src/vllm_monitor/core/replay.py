@@ -13,6 +13,7 @@ from typing import Any
 
 from vllm_monitor.collectors import Recording
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceManager
 
@@ -31,7 +32,7 @@ class ReplayReport:
         recording: Name of the recording.
         ticks: How many ticks were judged.
         timeline: One entry per change of state or condition: ``ts, target, state, condition, reason``.
-        alerts: Alerts: ``ts, name, severity, state``.
+        alerts: Alerts that began to fire or were resolved: ``ts, target, name, severity, state, message``.
         predictions: Predictions: ``ts, failure_type, probability, time_to_failure``.
     """
 
@@ -45,6 +46,17 @@ class ReplayReport:
         """Take in one tick."""
         self.ticks += 1
         snapshot = tick.snapshot
+        for alert in tick.alerts:
+            self.alerts.append(
+                {
+                    "ts": round(snapshot.timestamp, 3),
+                    "target": alert.target,
+                    "name": alert.name,
+                    "severity": alert.severity.value,
+                    "state": alert.state.value,
+                    "message": alert.message,
+                }
+            )
         last = self.timeline[-1] if self.timeline else None
         verdict = (snapshot.state.value, snapshot.condition.value)
         if last is None or (last["state"], last["condition"]) != verdict:
@@ -70,7 +82,11 @@ class ReplayReport:
 
 
 def replay_ticks(
-    recording: Recording, *, store: PersistenceManager | None = None, interval_seconds: float | None = None
+    recording: Recording,
+    *,
+    store: PersistenceManager | None = None,
+    interval_seconds: float | None = None,
+    guardrails: Guardrails | None = None,
 ) -> Iterator[Tick]:
     """Replay a recording tick by tick, as fast as the consumer asks.
 
@@ -78,6 +94,7 @@ def replay_ticks(
         recording: What was recorded; its observations are in the order in which their results were there.
         store: Where samples and checkpoints go; ``None`` keeps nothing.
         interval_seconds: Time between two ticks; by default that of the recording.
+        guardrails: Conditions that must not be met; by default those of the package.
 
     Yields:
         One :class:`Tick` per interval, from the first observation to the last.
@@ -86,7 +103,12 @@ def replay_ticks(
     if not observations:
         return
     interval = interval_seconds or recording.interval_seconds or DEFAULT_INTERVAL_SECONDS
-    pipeline = TargetPipeline(recording.target, tracker=LifecycleTracker(store, resume=False), store=store)
+    pipeline = TargetPipeline(
+        recording.target,
+        tracker=LifecycleTracker(store, resume=False),
+        guardrails=Guardrails(store, resume=False) if guardrails is None else guardrails,
+        store=store,
+    )
     began = min(observation.timestamp for observation in observations)
     position, count = 0, 0
     quiet_from = began

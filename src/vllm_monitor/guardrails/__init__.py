@@ -2,7 +2,7 @@
 
 from vllm_monitor.guardrails.builtin import builtin_policies
 from vllm_monitor.guardrails.condition import CompiledCondition
-from vllm_monitor.guardrails.context import METRICS, VARIABLES, LifeFigures, Variable, make_context
+from vllm_monitor.guardrails.context import METRICS, VARIABLES, Variable, make_context
 from vllm_monitor.guardrails.guardrails import Guardrails, GuardrailStore, Registered
 from vllm_monitor.records import Alert, AlertState, GuardrailPolicy
 
@@ -15,7 +15,6 @@ __all__ = [
     "GuardrailPolicy",
     "GuardrailStore",
     "Guardrails",
-    "LifeFigures",
     "Registered",
     "Variable",
     "builtin_policies",

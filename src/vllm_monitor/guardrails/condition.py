@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cel
@@ -76,7 +76,7 @@ class CompiledCondition:
             return None  # it was well with the example: a name is absent, or a label is
         return found if isinstance(found, bool) else None
 
-    def figures(self, values: dict[str, float]) -> dict[str, float]:
+    def figures(self, values: Mapping[str, float]) -> dict[str, float]:
         """The metric values among ``values`` that it speaks of."""
         return {name: values[name] for name in sorted(self.names) if name in values}
 

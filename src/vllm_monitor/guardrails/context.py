@@ -13,10 +13,10 @@ from typing import Any
 import cel
 
 from vllm_monitor.picture import DERIVED, FAMILIES, Snapshot
-from vllm_monitor.picture.vocabulary import Kind
 from vllm_monitor.records import FAILURE_TYPES, Condition, LifecycleState
+from vllm_monitor.records.vocabulary import Kind
 
-__all__ = ["FUNCTIONS", "METRICS", "VARIABLES", "LifeFigures", "Variable", "example_context", "make_context"]
+__all__ = ["FUNCTIONS", "METRICS", "VARIABLES", "Variable", "example_context", "make_context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +34,6 @@ class Variable:
     example: Any
     help: str
     values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LifeFigures:
-    """Figures of the lifecycle that conditions speak of.
-
-    Args:
-        state_since: Unix seconds at which the state was entered.
-        restarts: Times the server was started again.
-        crashes: Times it died without being asked to.
-        failures_in_a_row: Crashes since it last served for a minute.
-        startup_phase: The phase of a start under way, else empty.
-        startup_phase_seconds: How long that phase has taken.
-        startup_is_slow: Whether that is much longer than usual.
-    """
-
-    state_since: float = 0.0
-    restarts: int = 0
-    crashes: int = 0
-    failures_in_a_row: int = 0
-    startup_phase: str = ""
-    startup_phase_seconds: float = 0.0
-    startup_is_slow: bool = False
 
 
 _FIXED = (
@@ -79,6 +56,18 @@ _FIXED = (
         "Failure type to the probability of the newest open prediction of it, 0 when there is none.",
     ),
 )
+_NOTHING: Mapping[str, Any] = {
+    "labels": {},
+    "state_seconds": 0.0,
+    "host_pressed": False,
+    "restarts": 0,
+    "crashes": 0,
+    "failures_in_a_row": 0,
+    "startup_phase": "",
+    "startup_phase_seconds": 0.0,
+    "startup_is_slow": False,
+    "predictions": dict.fromkeys(FAILURE_TYPES, 0.0),
+}
 METRICS: Mapping[str, str] = {
     **{family.name: family.help for family in FAMILIES if family.kind is not Kind.HISTOGRAM},
     **DERIVED,
@@ -100,39 +89,17 @@ def example_context() -> cel.Context:
     return cel.Context({variable.name: variable.example for variable in VARIABLES.values()})
 
 
-def make_context(
-    snapshot: Snapshot,
-    life: LifeFigures,
-    *,
-    labels: Mapping[str, str],
-    host_pressed: bool,
-    predictions: Mapping[str, float] | None = None,
-) -> cel.Context:
+def make_context(snapshot: Snapshot, facts: Mapping[str, Any]) -> cel.Context:
     """The context of one target and tick.
 
     Args:
-        snapshot: The picture.
-        life: Figures of the lifecycle.
-        labels: Labels of the target.
-        host_pressed: Whether the host is pressed.
-        predictions: Failure type to probability, of open predictions.
+        snapshot: The picture; its metrics, state and condition are taken from it.
+        facts: The other names, as :data:`VARIABLES` documents them; those that are left out have their example's value
+            where that means nothing in particular (no labels, no predictions, no start).
     """
-    now = snapshot.timestamp
-    variables: dict[str, Any] = dict(snapshot.values)
-    variables.update(
-        target=snapshot.target,
-        labels=dict(labels),
-        state=snapshot.state.value,
-        state_seconds=max(0.0, now - life.state_since),
-        condition=snapshot.condition.value,
-        condition_seconds=max(0.0, now - snapshot.condition_since),
-        host_pressed=host_pressed,
-        restarts=life.restarts,
-        crashes=life.crashes,
-        failures_in_a_row=life.failures_in_a_row,
-        startup_phase=life.startup_phase,
-        startup_phase_seconds=life.startup_phase_seconds,
-        startup_is_slow=life.startup_is_slow,
-        predictions={**dict.fromkeys(FAILURE_TYPES, 0.0), **(predictions or {})},
-    )
+    variables: dict[str, Any] = {**_NOTHING, **snapshot.values, **facts}
+    variables["target"] = snapshot.target
+    variables["state"] = snapshot.state.value
+    variables["condition"] = snapshot.condition.value
+    variables["condition_seconds"] = max(0.0, snapshot.timestamp - snapshot.condition_since)
     return cel.Context(variables)

@@ -110,7 +110,7 @@ class Guardrails:
                 self._registered[name] = self._taken(policy)
             self._follow_policies()
 
-    def list(self) -> list[Registered]:
+    def all(self) -> list[Registered]:
         """All policies, those of the package first."""
         with self._lock:
             return list(self._registered.values())

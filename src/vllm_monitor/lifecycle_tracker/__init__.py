@@ -1,5 +1,6 @@
 """The lifecycle of servers: states from evidence, a checkpoint for every change, resumed after a restart."""
 
+from vllm_monitor.lifecycle_tracker.life_figures import LifeFigures
 from vllm_monitor.lifecycle_tracker.startup_timeline import PhaseTiming
 from vllm_monitor.lifecycle_tracker.track import Facts
 from vllm_monitor.lifecycle_tracker.tracker import CheckpointStore, LifecycleTracker, Observed
@@ -10,6 +11,7 @@ __all__ = [
     "TRANSITIONS",
     "CheckpointStore",
     "Facts",
+    "LifeFigures",
     "LifecycleState",
     "LifecycleTracker",
     "Observed",

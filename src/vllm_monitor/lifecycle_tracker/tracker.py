@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.lifecycle_tracker.absence import IDENTITY_KEY, changes_between, identity_values
 from vllm_monitor.lifecycle_tracker.evidence_states import PHASE_STATES, state_of
+from vllm_monitor.lifecycle_tracker.life_figures import LifeFigures
 from vllm_monitor.lifecycle_tracker.report import report_of
 from vllm_monitor.lifecycle_tracker.startup_timeline import METADATA_KEY, PhaseTiming, phase_seconds
 from vllm_monitor.lifecycle_tracker.track import CHECKPOINTS_REMEMBERED, COUNTS_KEY, Facts, Track
@@ -34,6 +35,7 @@ RESUME_WAIT_SECONDS = 10.0
 """How long to wait, after the monitor was away, for a page that tells what happened meanwhile."""
 
 
+_STARTING = frozenset({*STARTUP_STATES, LifecycleState.RECOVERING})
 _AT_WORK = frozenset({Condition.OK, Condition.IDLE})
 
 
@@ -183,6 +185,22 @@ class LifecycleTracker:
         with self._lock:
             track = self._track(target)
             return track.history.timeline(track.startup, now)
+
+    def figures(self, target: str, now: float) -> LifeFigures:
+        """Figures of a server's life that guardrails speak of."""
+        with self._lock:
+            track = self._track(target)
+            phases = track.history.timeline(track.startup, now) if track.state in _STARTING else ()
+            phase = phases[-1] if phases else None
+            return LifeFigures(
+                state_since=track.since,
+                restarts=track.restarts,
+                crashes=track.crashes,
+                failures_in_a_row=track.failures_in_a_row,
+                startup_phase="" if phase is None else phase.phase.value,
+                startup_phase_seconds=0.0 if phase is None else phase.seconds,
+                startup_is_slow=phase is not None and phase.is_slow,
+            )
 
     # -- by what it is told -------------------------------------------------------------------------------------
 

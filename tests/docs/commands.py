@@ -12,7 +12,12 @@ from typer.main import get_command
 from vllm_monitor.cli.app import app
 
 ROOT: Any = get_command(app)
-COMMANDS: dict[str, Any] = dict(ROOT.commands)
+COMMANDS: dict[str, Any] = {}
+for _name, _command in ROOT.commands.items():
+    if hasattr(_command, "commands"):  # a group: its commands have headings of their own
+        COMMANDS.update({f"{_name} {name}": command for name, command in _command.commands.items()})
+    else:
+        COMMANDS[_name] = _command
 
 
 def option_names(command: Any) -> set[str]:

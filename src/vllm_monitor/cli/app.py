@@ -16,6 +16,7 @@ from vllm_monitor.cli.archives import export, import_archive
 from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
+from vllm_monitor.cli.guardrails import guardrails
 from vllm_monitor.cli.lifecycle import lifecycle
 from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.query import query
@@ -56,6 +57,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(guardrails, name="guardrails")
 
 
 def _print_version(wanted: bool) -> None:

@@ -93,19 +93,22 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
         console.print("the store has seen no server yet")
         return
     table = Table()
-    for name in ("target", "condition", "state", "since", "last page", "reason"):
+    for name in ("target", "condition", "state", "since", "last page", "alerts", "reason"):
         table.add_column(name, overflow="fold")
     for entry in targets:
         table.add_row(
             *(escape(clean(str(entry[key] or "-"))) for key in ("target", "condition", "state")),
             _ago(entry["since"], now),
             _ago(entry["last_page_at"], now),
+            escape(clean("\n".join(f"{one['name']} ({_ago(one['since'], now)})" for one in entry["alerts"]) or "-")),
             escape(clean(entry["reason"] or "-")),
         )
     console.print(table)
 
 
 def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
+    from vllm_monitor.core import alert_as_json
+
     checkpoints = store.get_checkpoints(limit=1, target=target)
     last = checkpoints[0] if checkpoints else None
     samples = store.latest(target=target)
@@ -117,6 +120,7 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
         "reason": last.reason if last is not None else None,
         "since": last.timestamp if last is not None else None,
         "last_page_at": max(page_times, default=None),
+        "alerts": [alert_as_json(alert) for alert in store.get_alerts(state="firing", limit=None, target=target)],
     }
 
 

@@ -4,7 +4,7 @@ from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.monitor import VLLMMonitor
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.replay import ReplayReport, count_ticks, replay_ticks
-from vllm_monitor.core.tick_json import event_as_json, tick_as_json
+from vllm_monitor.core.tick_json import alert_as_json, event_as_json, tick_as_json
 
 __all__ = [
     "MonitorConfig",
@@ -13,6 +13,7 @@ __all__ = [
     "TargetSettings",
     "Tick",
     "VLLMMonitor",
+    "alert_as_json",
     "count_ticks",
     "event_as_json",
     "replay_ticks",

@@ -64,6 +64,8 @@ class MonitorConfig(BaseSettings):
         canary: Send a 1-token request every ``canary_interval_seconds``; off by default, since it is load.
         canary_interval_seconds: Time between two canaries, at least 0.5.
         canary_timeout_seconds: A canary without a token after this long has failed.
+        ttft_objective_seconds: Longest time to first token that is still good; guardrails use it.
+        inter_token_objective_seconds: Longest time between two tokens that is still good; likewise.
         api_key: Bearer token for all targets that have none of their own.
         ca_file: Certificates to trust for https, instead of those of the system.
         insecure: Do not verify https certificates.
@@ -78,6 +80,8 @@ class MonitorConfig(BaseSettings):
     canary: bool = False
     canary_interval_seconds: float = Field(default=2.0, ge=0.5, le=3600.0)
     canary_timeout_seconds: float = Field(default=5.0, ge=0.5, le=300.0)
+    ttft_objective_seconds: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
+    inter_token_objective_seconds: float = Field(default=0.2, gt=0.0, allow_inf_nan=False)
     api_key: SecretStr | None = None
     ca_file: Path | None = None
     insecure: bool = False

@@ -20,10 +20,11 @@ from vllm_monitor.core.follower import TargetFollower
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.guardrails import Guardrails, builtin_policies
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
-from vllm_monitor.records import Event, MetricType, Observation, Severity
+from vllm_monitor.records import Event, GuardrailPolicy, MetricType, Observation, Severity
 
 __all__ = ["VLLMMonitor"]
 
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 LEASE_RETRY_SECONDS = 5.0
 RESTART_SECONDS = 5.0
+GUARDRAILS_SECONDS = 20.0
 
 
 class VLLMMonitor:
@@ -61,7 +63,14 @@ class VLLMMonitor:
         self.persistence_manager: PersistenceManager | None = (
             PersistenceManager(persistence_config, clock=self._clock) if enable_persistence else None
         )
-        self.lifecycle_tracker = LifecycleTracker(self.persistence_manager)
+        self.lifecycle_tracker = LifecycleTracker(self.persistence_manager, clock=self._clock)
+        self.guardrails = Guardrails(
+            self.persistence_manager,
+            built_in=builtin_policies(
+                ttft_objective_seconds=self.config.ttft_objective_seconds,
+                inter_token_objective_seconds=self.config.inter_token_objective_seconds,
+            ),
+        )
         self._lock = threading.RLock()
         self._targets: dict[str, TargetSettings] = {}
         self._latest: dict[str, Tick] = {}
@@ -131,6 +140,33 @@ class VLLMMonitor:
             self._latest.pop(normalised, None)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._cancel_task, normalised)
+
+    def register_guardrail(
+        self,
+        name: str,
+        description: str,
+        condition: str,
+        intervention: Any = None,
+        severity: str = "warning",
+    ) -> GuardrailPolicy:
+        """Add a guardrail, or replace the one of its name; stored, and evaluated from the next tick on.
+
+        Args:
+            name: Short, in snake_case.
+            description: One sentence that an alert says.
+            condition: An expression (CEL) over the names of docs/guardrails.md, which may end with ``for 30s``.
+            intervention: What to do: the name of a strategy, or a mapping with its name and parameters.
+            severity: ``info``, ``warning`` or ``critical``.
+
+        Raises:
+            InvalidConditionError: When the condition cannot be understood; a function is none.
+            ConfigurationError: When the name is empty, or there is no such severity.
+        """
+        return self.guardrails.register(GuardrailPolicy(name, description, condition, intervention, severity)).policy
+
+    def persist_guardrails(self) -> int:
+        """Store every guardrail of the operator's own, and which of the package's are disabled; how many."""
+        return self.guardrails.save()
 
     def add_listener(self, listener: Callable[[Tick], None]) -> None:
         """Have ``listener`` called after every tick, in the thread of the watch."""
@@ -278,9 +314,10 @@ class VLLMMonitor:
                     "state": ticks[url].snapshot.state.value,
                     "condition": ticks[url].snapshot.condition.value,
                     "reason": ticks[url].snapshot.reason,
+                    "alerts": [alert.name for alert in ticks[url].firing],
                 }
                 if url in ticks
-                else {"state": "not_started", "condition": "unknown", "reason": "not looked at yet"}
+                else {"state": "not_started", "condition": "unknown", "reason": "not looked at yet", "alerts": []}
                 for url in list(self._targets)
             },
             "following": sorted(self._following),
@@ -300,6 +337,7 @@ class VLLMMonitor:
                 spread = self.config.interval_seconds / max(1, len(self._targets))
                 for number, target in enumerate(self._targets.values()):
                     self._start_task(target, number * spread)
+                self._tasks[""] = asyncio.create_task(self._take_up_guardrails())
             if started is not None:
                 started.set()
             try:
@@ -316,6 +354,15 @@ class VLLMMonitor:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self._note("monitor_stopped", "the monitor has stopped")
+
+    async def _take_up_guardrails(self) -> None:
+        """Guardrails that a person, or another process, has added, edited or switched meanwhile."""
+        while True:
+            await self._clock.sleep(GUARDRAILS_SECONDS)
+            try:
+                await asyncio.to_thread(self.guardrails.load)
+            except Exception:  # the watch goes on with those that are known
+                _log.exception("the guardrails cannot be loaded again")
 
     def _start_task(self, target: TargetSettings, first_delay_seconds: float) -> None:
         connections = self._connections
@@ -334,6 +381,7 @@ class VLLMMonitor:
         try:
             await self._follow_until_leading(target)
             await asyncio.to_thread(self.lifecycle_tracker.resume, target.url)
+            await asyncio.to_thread(self.guardrails.resume, target.url)
             self._note("watch_started", f"the watch of {target.url} has started", target=target.url)
             while True:
                 try:
@@ -350,7 +398,13 @@ class VLLMMonitor:
         return TargetWatcher(
             target,
             self.config,
-            TargetPipeline(target.url, tracker=self.lifecycle_tracker, store=self.persistence_manager),
+            TargetPipeline(
+                target.url,
+                tracker=self.lifecycle_tracker,
+                guardrails=self.guardrails,
+                store=self.persistence_manager,
+                labels=target.labels,
+            ),
             connections=connections,
             machine=self._machine,
             gpus=self._gpus,

@@ -15,6 +15,7 @@ from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
 from vllm_monitor.records import (
     Alert,
+    AlertState,
     Condition,
     Event,
     LogObservation,
@@ -47,12 +48,14 @@ class Tick:
         events: What happened since the step before, oldest first.
         checkpoints: A checkpoint for each change of state or condition, oldest first.
         alerts: Alerts that began to fire or were resolved.
+        firing: Alerts that fire after it, oldest first.
     """
 
     snapshot: Snapshot
     events: tuple[Event, ...]
     checkpoints: tuple[StateCheckpoint, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    firing: tuple[Alert, ...] = ()
 
 
 class TargetPipeline:
@@ -110,12 +113,14 @@ class TargetPipeline:
             if self._condition is not None:
                 events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
             self._condition = judgement.condition
+        snapshot = self.picture.snapshot(now, observed.state, values)
+        alerts = self._evaluate(now, snapshot, observed)
+        events += [_told(now, alert) for alert in alerts]
         if self._store is not None:
             for event in events:
                 self._store.enqueue_event(event)
-        snapshot = self.picture.snapshot(now, observed.state, values)
-        alerts = self._evaluate(now, snapshot, observed)
-        return Tick(snapshot, tuple(events), observed.checkpoints, alerts)
+        still = () if self._guardrails is None else tuple(self._guardrails.firing(self.target))
+        return Tick(snapshot, tuple(events), observed.checkpoints, alerts, still)
 
     def _evaluate(self, now: float, snapshot: Snapshot, observed: Observed) -> tuple[Alert, ...]:
         if self._guardrails is None:
@@ -165,6 +170,20 @@ class TargetPipeline:
         if sampled is not None:
             layout, values = sampled
             self._store.save_scrape(layout, values, timestamp=now, target=self.target, source="probes")
+
+
+def _told(now: float, alert: Alert) -> Event:
+    fires = alert.state is AlertState.FIRING
+    why = alert.metadata.get("resolved_because", "")
+    message = f"alert {alert.name}: {alert.message}" if fires else f"alert {alert.name} is over: {why}"
+    return Event(
+        timestamp=now,
+        event_type="alert_firing" if fires else "alert_resolved",
+        message=message,
+        severity=alert.severity if fires else Severity.INFO,
+        target=alert.target,
+        data={"alert_id": alert.alert_id, "name": alert.name, "intervention": alert.intervention},
+    )
 
 
 def _came_back(target: str, now: float, observed: Observed) -> Event:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from vllm_monitor.core.pipeline import Tick
-from vllm_monitor.records import Event
+from vllm_monitor.records import Alert, Event
 
-__all__ = ["event_as_json", "tick_as_json"]
+__all__ = ["alert_as_json", "event_as_json", "tick_as_json"]
 
 
 def _number(value: float) -> float | None:
@@ -23,6 +23,20 @@ def event_as_json(event: Event) -> dict[str, Any]:
         "type": event.event_type,
         "severity": event.severity.value,
         "message": event.message,
+    }
+
+
+def alert_as_json(alert: Alert) -> dict[str, Any]:
+    """An alert as JSON values."""
+    return {
+        "name": alert.name,
+        "state": alert.state.value,
+        "severity": alert.severity.value,
+        "since": alert.timestamp,
+        "fired_at": alert.fired_at,
+        "message": alert.message,
+        "intervention": alert.intervention,
+        "runbook": alert.metadata.get("runbook"),
     }
 
 
@@ -77,5 +91,6 @@ def tick_as_json(tick: Tick) -> dict[str, Any]:
             for gpu in snapshot.gpus
         ],
         "notes": list(snapshot.notes),
+        "alerts": [alert_as_json(alert) for alert in tick.firing],
         "events": [event_as_json(event) for event in tick.events],
     }

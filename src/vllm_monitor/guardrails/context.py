@@ -41,7 +41,12 @@ _FIXED = (
     Variable("labels", {"team": "search"}, "The labels that its operator gave the server; `has(labels.team)` asks."),
     Variable("state", "processing_requests", "Its lifecycle state.", tuple(LifecycleState)),
     Variable("state_seconds", 60.0, "How long it has been in this state."),
-    Variable("condition", "ok", "What is the matter.", tuple(Condition)),
+    Variable(
+        "condition",
+        "ok",
+        "What is the matter; not known while that is `unknown`.",
+        tuple(condition for condition in Condition if condition is not Condition.UNKNOWN),
+    ),
     Variable("condition_seconds", 60.0, "How long that has been the matter."),
     Variable("host_pressed", False, "The host's tasks wait for CPU or memory (whether or not the server suffers)."),
     Variable("restarts", 0, "Times the server was started again since it is watched."),
@@ -100,6 +105,7 @@ def make_context(snapshot: Snapshot, facts: Mapping[str, Any]) -> cel.Context:
     variables: dict[str, Any] = {**_NOTHING, **snapshot.values, **facts}
     variables["target"] = snapshot.target
     variables["state"] = snapshot.state.value
-    variables["condition"] = snapshot.condition.value
-    variables["condition_seconds"] = max(0.0, snapshot.timestamp - snapshot.condition_since)
+    if snapshot.condition is not Condition.UNKNOWN:  # as with a metric: what is not known is absent
+        variables["condition"] = snapshot.condition.value
+        variables["condition_seconds"] = max(0.0, snapshot.timestamp - snapshot.condition_since)
     return cel.Context(variables)

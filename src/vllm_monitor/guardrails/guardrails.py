@@ -10,7 +10,7 @@ from typing import Protocol
 
 import cel
 
-from vllm_monitor.errors import ConfigurationError, InvalidConditionError
+from vllm_monitor.errors import ConfigurationError, InvalidConditionError, StorageError
 from vllm_monitor.guardrails.alert_track import AlertTrack, times_of
 from vllm_monitor.guardrails.builtin import builtin_policies
 from vllm_monitor.guardrails.condition import CompiledCondition
@@ -103,7 +103,11 @@ class Guardrails:
         """Take in the stored policies again, for example after somebody edited them."""
         if self._store is None:
             return
-        stored = {policy.name: policy for policy in self._store.load_guardrails()}
+        try:
+            stored = {policy.name: policy for policy in self._store.load_guardrails()}
+        except StorageError as error:  # what ships is better than no guardrails at all
+            _log.error("the stored guardrails cannot be read: %s", error)
+            return
         with self._lock:
             self._registered = dict(self._shipped)
             for name, policy in stored.items():
@@ -169,6 +173,14 @@ class Guardrails:
         if self._store is not None:
             self._store.save_guardrails([changed.policy])
         return changed
+
+    def save(self) -> int:
+        """Store every policy of the operator's own, and which of the package's are disabled; how many."""
+        with self._lock:
+            own = [one.policy for name, one in self._registered.items() if one.policy != self._shipped_policy(name)]
+        if own and self._store is not None:
+            self._store.save_guardrails(own)
+        return len(own)
 
     def remove(self, name: str) -> None:
         """Delete a policy of the operator's own; one that it had replaced comes back.
@@ -258,6 +270,10 @@ class Guardrails:
         return sorted((alert for alert in found if alert is not None), key=lambda alert: alert.timestamp)
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _shipped_policy(self, name: str) -> GuardrailPolicy | None:
+        shipped = self._shipped.get(name)
+        return None if shipped is None else shipped.policy
 
     def _taken(self, stored: GuardrailPolicy) -> Registered:
         """A stored policy. Of the package's own only whether it is enabled counts: the rest is as it ships today."""

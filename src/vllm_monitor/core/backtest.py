@@ -1,0 +1,130 @@
+"""When a guardrail would have fired: over what is stored of a server, or over a recording.
+
+Over the store, figures come from the stored pages through the same picture as live; state and condition are those of
+the stored checkpoints, so what the judge decided with evidence that is not stored (processes, the log) counts as well.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from vllm_monitor.collectors import Recording
+from vllm_monitor.core.replay import replay_ticks
+from vllm_monitor.guardrails import Guardrails, make_context
+from vllm_monitor.persistence import PersistenceManager
+from vllm_monitor.picture import TargetPicture
+from vllm_monitor.records import (
+    Alert,
+    Condition,
+    GuardrailPolicy,
+    Layout,
+    LifecycleState,
+    PageObservation,
+    Series,
+    StateCheckpoint,
+)
+
+__all__ = ["fired_in_recording", "fired_in_store"]
+
+CHUNK_SECONDS = 600.0
+_COUNTS = ("restarts", "crashes", "failures_in_a_row")
+
+
+def fired_in_recording(policy: GuardrailPolicy, recording: Recording) -> Iterator[Alert]:
+    """Alerts of a policy that began to fire, or were resolved, in a recording.
+
+    Raises:
+        InvalidConditionError: When its condition cannot be understood.
+    """
+    guardrails = Guardrails(built_in=())
+    guardrails.register(replace(policy, enabled=True))
+    for tick in replay_ticks(recording, guardrails=guardrails):
+        yield from tick.alerts
+
+
+def fired_in_store(
+    policy: GuardrailPolicy,
+    store: PersistenceManager,
+    target: str,
+    start: float,
+    end: float,
+    *,
+    labels: Mapping[str, str] | None = None,
+    advance: Callable[[float], None] = lambda _seconds: None,
+) -> Iterator[Alert]:
+    """Alerts of a policy that would have begun to fire, or been resolved, over what is stored of a server.
+
+    Args:
+        policy: The guardrail.
+        store: The store.
+        target: The server's URL.
+        start: Unix seconds.
+        end: Unix seconds.
+        labels: Labels of the target.
+        advance: Told how many seconds of history were read.
+
+    Raises:
+        InvalidConditionError: When its condition cannot be understood.
+    """
+    guardrails = Guardrails(built_in=())
+    guardrails.register(replace(policy, enabled=True))
+    story = _Story(store.get_checkpoints(end_time=end, limit=None, target=target))
+    picture = TargetPicture(target)
+    at = start
+    while at < end:
+        until = min(end, at + CHUNK_SECONDS)
+        for page in _pages(store, target, at, until):
+            picture.observe(page)
+            now = page.timestamp
+            state, condition, facts = story.at(now)
+            values = picture.values(now)
+            snapshot = replace(picture.snapshot(now, state, values), condition=condition, condition_since=story.since)
+            context = make_context(snapshot, {**facts, "labels": dict(labels or {})})
+            yield from guardrails.evaluate(target, now, context, values)
+        advance(until - at)
+        at = until
+
+
+class _Story:
+    """State and condition of a server over time, as its checkpoints tell."""
+
+    def __init__(self, checkpoints: list[StateCheckpoint]) -> None:
+        self._checkpoints = sorted(checkpoints, key=lambda one: one.timestamp)
+        self._times = [one.timestamp for one in self._checkpoints]
+        self.since = 0.0
+
+    def at(self, now: float) -> tuple[LifecycleState, Condition, dict[str, Any]]:
+        """State, condition and the figures of the life as of a time."""
+        index = bisect_right(self._times, now) - 1
+        if index < 0:
+            return LifecycleState.NOT_STARTED, Condition.UNKNOWN, {}
+        newest = self._checkpoints[index]
+        self.since = newest.timestamp
+        counts = newest.metadata.get("counts")
+        known = counts if isinstance(counts, dict) else {}
+        figures: dict[str, Any] = {name: int(known.get(name, 0)) for name in _COUNTS}
+        figures["state_seconds"] = max(0.0, now - newest.timestamp)
+        return newest.state, newest.condition or Condition.UNKNOWN, figures
+
+
+def _pages(store: PersistenceManager, target: str, start: float, end: float) -> Iterator[PageObservation]:
+    """The stored pages of a stretch of time, put together again from their series, oldest first."""
+    times = store.scrape_times(target, start).get("metrics")
+    wanted = [] if times is None else [at for at in times.tolist() if start * 1000 <= at < end * 1000]
+    pages: dict[int, tuple[list[Series], array[float]]] = {at: ([], array("d")) for at in wanted}
+    if not pages:
+        return
+    for stored in store.query_range(None, target=target, start_time=wanted[0] / 1000, end_time=wanted[-1] / 1000):
+        for at, value in zip(stored.timestamps_ms.tolist(), stored.values.tolist(), strict=True):
+            if at in pages:
+                pages[at][0].append(stored.series)
+                pages[at][1].append(value)
+    layout: Layout | None = None
+    for at, (series, values) in pages.items():
+        fresh = Layout(series)
+        layout = fresh if layout is None or layout != fresh else layout
+        yield PageObservation(target=target, timestamp=at / 1000, layout=layout, values=values, status=200)

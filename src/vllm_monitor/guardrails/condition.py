@@ -135,7 +135,7 @@ def _operands(expression: str) -> list[str]:
     for part in parts:
         inner = part.strip().lstrip("!").strip()
         if inner.startswith("(") and inner.endswith(")") and _is_one_bracket(inner):
-            found += _operands(inner[1:-1])
+            found += _operands(inner[1:-1]) or [inner[1:-1]]
         elif len(parts) > 1:
             found.append(part)
     return found

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 from vllm_monitor import MonitorConfig, VLLMMonitor
 from vllm_monitor.core import Tick
-from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.errors import ConfigurationError, InvalidConditionError
 from vllm_monitor.persistence import PersistenceConfig
 from vllm_monitor.simulator import SimulatorProcess
 
@@ -206,3 +206,23 @@ def test_a_frozen_server_process_is_api_frozen(tmp_path: Path) -> None:
         finally:
             os.kill(process.pid, signal.SIGCONT)
         wait_until(lambda: monitor.latest()[url].snapshot.condition.value in ("ok", "idle", "starved"), "well again")
+
+
+def test_guardrails_of_one_s_own_survive_a_restart(tmp_path: Path) -> None:
+    with VLLMMonitor(FAST, persistence_config=store_in(tmp_path)) as monitor:
+        monitor.register_guardrail("mine", "Requests wait", "requests_waiting > 50.0 for 1m", severity="critical")
+        with pytest.raises(InvalidConditionError, match="not a function"):
+            monitor.register_guardrail("code", "", lambda: True)  # type: ignore[arg-type]  # that is the point
+        monitor.guardrails.enable("engine_stall", enabled=False)
+        assert monitor.persist_guardrails() == 2
+    again = VLLMMonitor(FAST, persistence_config=store_in(tmp_path))
+    assert again.guardrails.get("mine").policy.severity == "critical"
+    assert not again.guardrails.get("engine_stall").policy.enabled
+    again.close()
+
+
+def test_objectives_are_settings() -> None:
+    monitor = VLLMMonitor(MonitorConfig(ttft_objective_seconds=0.5), enable_persistence=False)
+    assert "> 0.5 " in monitor.guardrails.get("ttft_over_objective").policy.condition
+    assert monitor.persist_guardrails() == 0
+    monitor.close()

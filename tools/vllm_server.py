@@ -38,6 +38,7 @@ class VllmServer:
         log_file: Where its output goes.
         development_routes: Offer ``/pause`` and the like.
         extra_args: Further arguments for vLLM.
+        port: Where it listens; a free one unless it takes the place of another.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class VllmServer:
         *,
         development_routes: bool = True,
         extra_args: Sequence[str] = (),
+        port: int | None = None,
     ) -> None:
-        self.port = _free_port()
+        self.port = _free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
         self.model = str(env.model_dir)
         self.log_file = log_file
-        with log_file.open("wb") as log:
+        with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 server_command(env, self.port, extra_args),
                 env=server_environment(env, development_routes=development_routes),

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlCo
 
 from vllm_monitor.collectors import authorisation_headers, make_tls_context, normalise_target
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.guardrails import parse_destination
 
 __all__ = ["MonitorConfig", "TargetSettings"]
 
@@ -66,6 +67,7 @@ class MonitorConfig(BaseSettings):
         canary_timeout_seconds: A canary without a token after this long has failed.
         ttft_objective_seconds: Longest time to first token that is still good; guardrails use it.
         inter_token_objective_seconds: Longest time between two tokens that is still good; likewise.
+        alert_webhooks: Where alerts go, each ``alertmanager+URL``, ``slack+URL`` or ``json+URL``.
         api_key: Bearer token for all targets that have none of their own.
         ca_file: Certificates to trust for https, instead of those of the system.
         insecure: Do not verify https certificates.
@@ -82,6 +84,7 @@ class MonitorConfig(BaseSettings):
     canary_timeout_seconds: float = Field(default=5.0, ge=0.5, le=300.0)
     ttft_objective_seconds: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     inter_token_objective_seconds: float = Field(default=0.2, gt=0.0, allow_inf_nan=False)
+    alert_webhooks: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     api_key: SecretStr | None = None
     ca_file: Path | None = None
     insecure: bool = False
@@ -93,7 +96,14 @@ class MonitorConfig(BaseSettings):
         except ValidationError as error:
             raise _readable(error) from None  # the original shows what was given, which may be a secret
 
-    @field_validator("targets", mode="before")
+    @field_validator("alert_webhooks")
+    @classmethod
+    def _check_webhooks(cls, webhooks: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for webhook in webhooks:
+            parse_destination(webhook.get_secret_value())
+        return webhooks
+
+    @field_validator("targets", "alert_webhooks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """A variable holds several targets separated by commas."""

@@ -20,7 +20,7 @@ from vllm_monitor.core.follower import TargetFollower
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
-from vllm_monitor.guardrails import Guardrails, builtin_policies
+from vllm_monitor.guardrails import AlertRouter, Guardrails, builtin_policies, parse_destination
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
@@ -70,6 +70,9 @@ class VLLMMonitor:
                 ttft_objective_seconds=self.config.ttft_objective_seconds,
                 inter_token_objective_seconds=self.config.inter_token_objective_seconds,
             ),
+        )
+        self._router = AlertRouter(
+            (parse_destination(webhook.get_secret_value()) for webhook in self.config.alert_webhooks), clock=self._clock
         )
         self._lock = threading.RLock()
         self._targets: dict[str, TargetSettings] = {}
@@ -230,6 +233,7 @@ class VLLMMonitor:
                 signal.signal(signal.SIGTERM, self._previous_sigterm)
             self._host_thread.shutdown(wait=False, cancel_futures=True)
             self._gpus.close()
+            self._router.close()
             if self.persistence_manager is not None:
                 self.persistence_manager.close()
 
@@ -382,6 +386,8 @@ class VLLMMonitor:
             await self._follow_until_leading(target)
             await asyncio.to_thread(self.lifecycle_tracker.resume, target.url)
             await asyncio.to_thread(self.guardrails.resume, target.url)
+            for alert in self.guardrails.firing(target.url):
+                self._router.resume(alert)
             self._note("watch_started", f"the watch of {target.url} has started", target=target.url)
             while True:
                 try:
@@ -436,6 +442,8 @@ class VLLMMonitor:
         with self._lock:
             if tick.snapshot.target in self._targets:
                 self._latest[tick.snapshot.target] = tick
+        for alert in tick.alerts:
+            self._router.send(alert)
         for listener in self._listeners:
             try:
                 listener(tick)

@@ -17,6 +17,7 @@ from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
 from vllm_monitor.cli.guardrails import guardrails
+from vllm_monitor.cli.happy_paths import happy_paths
 from vllm_monitor.cli.lifecycle import lifecycle
 from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.query import query
@@ -58,6 +59,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(guardrails, name="guardrails")
+app.add_typer(happy_paths, name="happy-paths")
 
 
 def _print_version(wanted: bool) -> None:

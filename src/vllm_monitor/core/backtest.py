@@ -6,7 +6,6 @@ the stored checkpoints, so what the judge decided with evidence that is not stor
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,21 +15,18 @@ from vllm_monitor.collectors import Recording
 from vllm_monitor.core.replay import replay_ticks
 from vllm_monitor.guardrails import Guardrails, make_context
 from vllm_monitor.persistence import PersistenceManager
-from vllm_monitor.picture import TargetPicture
+from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.records import (
     Alert,
     Condition,
     GuardrailPolicy,
-    Layout,
     LifecycleState,
-    PageObservation,
-    Series,
     StateCheckpoint,
 )
 
 __all__ = ["fired_in_recording", "fired_in_store"]
 
-CHUNK_SECONDS = 600.0
+TELL_SECONDS = 60.0
 _COUNTS = ("restarts", "crashes", "failures_in_a_row")
 
 
@@ -74,26 +70,25 @@ def fired_in_store(
     guardrails.register(replace(policy, enabled=True))
     story = _Story(store.get_checkpoints(end_time=end, limit=None, target=target))
     picture = TargetPicture(target)
-    at = start
-    while at < end:
-        until = min(end, at + CHUNK_SECONDS)
-        for page in _pages(store, target, at, until):
-            picture.observe(page)
-            now = page.timestamp
-            state, condition, facts = story.at(now)
-            values = picture.values(now)
-            snapshot = replace(picture.snapshot(now, state, values), condition=condition, condition_since=story.since)
-            context = make_context(snapshot, {**facts, "labels": dict(labels or {})})
-            yield from guardrails.evaluate(target, now, context, values)
-        advance(until - at)
-        at = until
+    told = start
+    for page in StoredPages(store, target).between(start, end):
+        picture.observe(page)
+        now = page.timestamp
+        state, condition, facts = story.at(now)
+        values = picture.values(now)
+        snapshot = replace(picture.snapshot(now, state, values), condition=condition, condition_since=story.since)
+        context = make_context(snapshot, {**facts, "labels": dict(labels or {})})
+        yield from guardrails.evaluate(target, now, context, values)
+        if now - told >= TELL_SECONDS:
+            advance(now - told)
+            told = now
 
 
 class _Story:
     """State and condition of a server over time, as its checkpoints tell."""
 
     def __init__(self, checkpoints: list[StateCheckpoint]) -> None:
-        self._checkpoints = sorted(checkpoints, key=lambda one: one.timestamp)
+        self._checkpoints = checkpoints[::-1]  # they come newest first
         self._times = [one.timestamp for one in self._checkpoints]
         self.since = 0.0
 
@@ -109,22 +104,3 @@ class _Story:
         figures: dict[str, Any] = {name: int(known.get(name, 0)) for name in _COUNTS}
         figures["state_seconds"] = max(0.0, now - newest.timestamp)
         return newest.state, newest.condition or Condition.UNKNOWN, figures
-
-
-def _pages(store: PersistenceManager, target: str, start: float, end: float) -> Iterator[PageObservation]:
-    """The stored pages of a stretch of time, put together again from their series, oldest first."""
-    times = store.scrape_times(target, start).get("metrics")
-    wanted = [] if times is None else [at for at in times.tolist() if start * 1000 <= at < end * 1000]
-    pages: dict[int, tuple[list[Series], array[float]]] = {at: ([], array("d")) for at in wanted}
-    if not pages:
-        return
-    for stored in store.query_range(None, target=target, start_time=wanted[0] / 1000, end_time=wanted[-1] / 1000):
-        for at, value in zip(stored.timestamps_ms.tolist(), stored.values.tolist(), strict=True):
-            if at in pages:
-                pages[at][0].append(stored.series)
-                pages[at][1].append(value)
-    layout: Layout | None = None
-    for at, (series, values) in pages.items():
-        fresh = Layout(series)
-        layout = fresh if layout is None or layout != fresh else layout
-        yield PageObservation(target=target, timestamp=at / 1000, layout=layout, values=values, status=200)

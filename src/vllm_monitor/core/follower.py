@@ -6,15 +6,14 @@ are those that the leader stored, because it alone sees processes and health.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import replace
 
 from vllm_monitor.clock import Clock
 from vllm_monitor.core.pipeline import Tick
 from vllm_monitor.persistence import PersistenceManager
-from vllm_monitor.picture import TargetPicture
-from vllm_monitor.records import Condition, Layout, LifecycleState, PageObservation, Series
+from vllm_monitor.picture import StoredPages, TargetPicture
+from vllm_monitor.records import Condition, LifecycleState
 
 __all__ = ["TargetFollower"]
 
@@ -42,14 +41,15 @@ class TargetFollower:
         self._clock = clock
         self._on_tick = on_tick
         self._picture = TargetPicture(target)
-        self._newest_at = clock.now() - 60.0
+        self._pages = StoredPages(store, target)
+        self._newest_ms = round((clock.now() - 60.0) * 1000)
         self._events_from = clock.now()
-        self._last_layout: Layout | None = None
 
     def look(self) -> None:
         """Read what is new and show it."""
         now = self._clock.now()
-        for page in self._new_pages():
+        for page in self._pages.after(self._newest_ms):
+            self._newest_ms = round(page.timestamp * 1000)
             self._picture.observe(page)
         self._picture.judge(now)
         self._picture.take_events()
@@ -70,30 +70,3 @@ class TargetFollower:
                 condition_since=last[0].timestamp,
             )
         self._on_tick(Tick(snapshot, tuple(fresh)))
-
-    def _new_pages(self) -> list[PageObservation]:
-        """The pages that the leader has stored since the last look, put together again from their series."""
-        times = self._store.scrape_times(self.url, self._newest_at).get("metrics")
-        wanted = [] if times is None else [at for at in times.tolist() if at > self._newest_at * 1000]
-        if not wanted:
-            return []
-        self._newest_at = wanted[-1] / 1000
-        pages: dict[int, tuple[list[Series], array[float]]] = {at: ([], array("d")) for at in wanted}
-        for stored in self._store.query_range(None, target=self.url, start_time=wanted[0] / 1000):
-            for at, value in zip(stored.timestamps_ms.tolist(), stored.values.tolist(), strict=True):
-                if at in pages:
-                    pages[at][0].append(stored.series)
-                    pages[at][1].append(value)
-        return [
-            PageObservation(
-                target=self.url, timestamp=at / 1000, layout=self._layout(series), values=values, status=200
-            )
-            for at, (series, values) in pages.items()
-        ]
-
-    def _layout(self, series: list[Series]) -> Layout:
-        """The same object as before when the series are the same, so that what is derived from it is kept."""
-        layout = Layout(series)
-        if self._last_layout is None or layout != self._last_layout:
-            self._last_layout = layout
-        return self._last_layout

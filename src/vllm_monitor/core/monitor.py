@@ -17,14 +17,19 @@ from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.follower import TargetFollower
+from vllm_monitor.core.monitor_verbs import MonitorVerbs
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.guardrails import AlertRouter, Guardrails, builtin_policies, parse_destination
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
-from vllm_monitor.records import Event, GuardrailPolicy, MetricType, Observation, Severity
+from vllm_monitor.records import (
+    Event,
+    LifecycleState,
+    Observation,
+    Severity,
+)
 
 __all__ = ["VLLMMonitor"]
 
@@ -33,9 +38,10 @@ _log = logging.getLogger(__name__)
 LEASE_RETRY_SECONDS = 5.0
 RESTART_SECONDS = 5.0
 GUARDRAILS_SECONDS = 20.0
+_ENDED = (LifecycleState.TERMINATED, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
 
 
-class VLLMMonitor:
+class VLLMMonitor(MonitorVerbs):
     """Watches vLLM servers and remembers what it sees.
 
     Constructing starts no collection. :meth:`start` runs the watch in a thread of its own; :meth:`run` runs it in
@@ -144,33 +150,6 @@ class VLLMMonitor:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._cancel_task, normalised)
 
-    def register_guardrail(
-        self,
-        name: str,
-        description: str,
-        condition: str,
-        intervention: Any = None,
-        severity: str = "warning",
-    ) -> GuardrailPolicy:
-        """Add a guardrail, or replace the one of its name; stored, and evaluated from the next tick on.
-
-        Args:
-            name: Short, in snake_case.
-            description: One sentence that an alert says.
-            condition: An expression (CEL) over the names of docs/guardrails.md, which may end with ``for 30s``.
-            intervention: What to do: the name of a strategy, or a mapping with its name and parameters.
-            severity: ``info``, ``warning`` or ``critical``.
-
-        Raises:
-            InvalidConditionError: When the condition cannot be understood; a function is none.
-            ConfigurationError: When the name is empty, or there is no such severity.
-        """
-        return self.guardrails.register(GuardrailPolicy(name, description, condition, intervention, severity)).policy
-
-    def persist_guardrails(self) -> int:
-        """Store every guardrail of the operator's own, and which of the package's are disabled; how many."""
-        return self.guardrails.save()
-
     def add_listener(self, listener: Callable[[Tick], None]) -> None:
         """Have ``listener`` called after every tick, in the thread of the watch."""
         self._listeners.append(listener)
@@ -256,58 +235,6 @@ class VLLMMonitor:
         await asyncio.to_thread(self.close)
 
     # -- reading ------------------------------------------------------------------------------------------------
-
-    def get_historical_metrics(
-        self, metric_type: str | MetricType | None = None, hours_back: float = 24.0, *, limit: int | None = 1000
-    ) -> list[dict[str, Any]]:
-        """Stored samples of the last hours, newest first.
-
-        Args:
-            metric_type: Only samples of this type.
-            hours_back: How far back.
-            limit: Most samples; ``None`` for all, which may be millions.
-        """
-        if self.persistence_manager is None:
-            return []
-        return self.persistence_manager.get_metrics(
-            metric_type=metric_type, start_time=self._clock.now() - hours_back * 3600.0, limit=limit
-        )
-
-    def get_persistence_stats(self) -> dict[str, Any]:
-        """Counts, bytes and health of the store; empty without one."""
-        return self.persistence_manager.get_statistics() if self.persistence_manager is not None else {}
-
-    def export_monitoring_data(self, output_dir: str | Path) -> ExportReport:
-        """Write a consistent copy of the store into a folder, see ``PersistenceManager.export_data``.
-
-        Raises:
-            ConfigurationError: When this monitor keeps no store.
-            ArchiveError: When the folder holds something else, or cannot be written.
-            StoreUnavailableError: When the store cannot be read or written now.
-        """
-        return self._store().export_data(output_dir)
-
-    def import_monitoring_data(self, input_dir: str | Path, merge: bool = True) -> ImportReport:
-        """Merge such a copy into the store, see ``PersistenceManager.import_data``; twice is once.
-
-        Args:
-            input_dir: The folder.
-            merge: ``False``: only into a store that is empty.
-
-        Raises:
-            ConfigurationError: When this monitor keeps no store.
-            ArchiveError: When the copy is damaged, hostile, or none; nothing of it was imported.
-            StoreTooNewError: When a newer version wrote it.
-            StoreUnavailableError: When the store cannot be written now.
-        """
-        return self._store().import_data(input_dir, merge)
-
-    def _store(self) -> PersistenceManager:
-        if self.persistence_manager is None:
-            raise ConfigurationError(
-                "this monitor keeps no store", hint="construct it with enable_persistence=True and a persistence_config"
-            )
-        return self.persistence_manager
 
     def get_system_health(self) -> dict[str, Any]:
         """The condition of every target and of the store, as JSON values."""
@@ -444,6 +371,9 @@ class VLLMMonitor:
                 self._latest[tick.snapshot.target] = tick
         for alert in tick.alerts:
             self._router.send(alert)
+        for checkpoint in tick.checkpoints:
+            if checkpoint.state in _ENDED and checkpoint.previous_state not in (None, *_ENDED):
+                asyncio.get_running_loop().run_in_executor(None, self._settle_run, checkpoint)
         for listener in self._listeners:
             try:
                 listener(tick)

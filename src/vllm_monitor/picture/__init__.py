@@ -4,6 +4,7 @@ from vllm_monitor.picture.judge import Judgement
 from vllm_monitor.picture.life_evidence import LifeEvidence, ServerIdentity
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.picture.startup import StartupPhase
+from vllm_monitor.picture.stored_pages import StoredPages
 from vllm_monitor.picture.target_picture import TargetPicture
 from vllm_monitor.records.vocabulary import DERIVED, FAMILIES, Family, canonical_help
 
@@ -16,6 +17,7 @@ __all__ = [
     "ServerIdentity",
     "Snapshot",
     "StartupPhase",
+    "StoredPages",
     "TargetPicture",
     "canonical_help",
 ]

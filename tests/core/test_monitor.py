@@ -116,6 +116,22 @@ def test_targets_come_and_go_while_it_runs(simulator: SimulatorProcess) -> None:
             monitor.remove_target(dead)
 
 
+def test_a_log_is_let_go_with_its_target(simulator: SimulatorProcess, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.touch()
+
+    def open_here() -> bool:
+        return any(os.path.realpath(link) == str(log.resolve()) for link in Path("/proc/self/fd").iterdir())
+
+    with VLLMMonitor(FAST, enable_persistence=False) as monitor:
+        ticks = ticks_of(monitor)
+        url = monitor.add_target(simulator.url, log_file=log)
+        wait_until(lambda: bool(ticks), "a tick")
+        assert open_here()
+        monitor.remove_target(url)
+        wait_until(lambda: not open_here(), "the log to be closed")
+
+
 def test_a_second_process_follows_and_takes_over(simulator: SimulatorProcess, tmp_path: Path) -> None:
     leader = VLLMMonitor(FAST, persistence_config=store_in(tmp_path))
     follower = VLLMMonitor(FAST, persistence_config=store_in(tmp_path))

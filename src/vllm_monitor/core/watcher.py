@@ -104,9 +104,9 @@ class TargetWatcher:
                 the same moment.
         """
         interval = self._config.interval_seconds
-        await self._clock.sleep(first_delay_seconds)
-        next_at = self._clock.monotonic()
         try:
+            await self._clock.sleep(first_delay_seconds)
+            next_at = self._clock.monotonic()
             while True:
                 await self._tick(interval)
                 next_at += interval
@@ -120,6 +120,8 @@ class TargetWatcher:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+            if self._log_tail is not None:
+                self._log_tail.close()
 
     async def _tick(self, interval: float) -> None:
         awaited = [

@@ -394,11 +394,12 @@ def _decode_process(line: Mapping[str, Any], timing: dict[str, Any]) -> ProcessO
 
 
 def _decode_one_process(fields: Mapping[str, Any]) -> ProcessInfo:
+    cpu_seconds = _optional(fields.get("cpu"), float)
     return ProcessInfo(
         pid=int(fields["pid"]),
         role=str(fields.get("role") or "other:?"),
         state=str(fields.get("state") or "unknown"),
-        cpu_seconds=float(fields.get("cpu") or 0.0),
+        cpu_seconds=0.0 if cpu_seconds is None else cpu_seconds,
         rss_bytes=int(fields.get("rss") or 0),
         vms_bytes=int(fields.get("vms") or 0),
         threads=int(fields.get("thr") or 0),

@@ -44,7 +44,8 @@ def test_nothing_happened(store: PersistenceManager) -> None:
     assert life.last.away_seconds == 301.0, "from the last stored sample to the first look"
     assert life.last.meanwhile == ()
     (resumed,) = life.told
-    assert (resumed.state, resumed.transition_type) == (S.PROCESSING_REQUESTS, None)
+    assert (resumed.previous_state, resumed.state) == (S.PROCESSING_REQUESTS, S.PROCESSING_REQUESTS)
+    assert resumed.transition_type is None
     assert resumed.metadata["resumed"] == {"away_since": 1_100.0, "away_seconds": 301.0, "meanwhile": []}
     life.tick(C.OK, identity=BEFORE)
     assert len(life.told) == 1

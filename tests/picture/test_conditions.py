@@ -49,6 +49,15 @@ def test_requests_in_flight_without_a_token_are_a_stall_whatever_health_says() -
     assert story.second(1, tokens_per_second=50.0) is Condition.OK
 
 
+def test_a_watch_that_begins_in_the_middle_of_a_stall_never_says_ok() -> None:
+    story = Story()
+    story.second(20, running=5)
+    assert {verdict.condition for verdict in story.verdicts} == {Condition.UNKNOWN, Condition.STALLED}
+    assert story.verdicts[-1].condition is Condition.STALLED
+    assert "too early to tell" in story.verdicts[3].reason
+    assert story.second(1, tokens_per_second=50.0) is Condition.OK
+
+
 def test_a_server_that_froze_in_an_idle_moment_is_seen_by_what_piles_up() -> None:
     story = busy()
     story.second(12, running=0, tokens_per_second=0.0)

@@ -345,7 +345,7 @@ class LifecycleTracker:
         track.away_since = None
         known = track.state if track.state is not None else LifecycleState.NOT_STARTED
         checkpoint = self._checkpoint(
-            track, target, known, None, replace(step, metadata={"resumed": resumed}), condition=track.condition
+            track, target, known, track.state, replace(step, metadata={"resumed": resumed}), condition=track.condition
         )
         return away_seconds, meanwhile, checkpoint
 

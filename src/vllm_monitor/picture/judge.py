@@ -386,13 +386,13 @@ class Judge:
 
     def _fine(self, view: View) -> Judgement:
         running, waiting = view.gauges.get("requests_running", 0.0), view.gauges.get("requests_waiting", 0.0)
-        lately = view.tokens_lately
-        if lately is None:
-            flow = "whether tokens flow cannot be told yet"
-        else:
-            flow = "tokens flow" if lately > 0 else "no token lately"
+        load = f"{running:.0f} requests running, {waiting:.0f} waiting"
         if running + waiting > 0:
-            return Judgement(Condition.OK, f"{running:.0f} requests running, {waiting:.0f} waiting, {flow}")
-        if lately is not None and lately <= 0:
+            if view.pulse.tokens_served and not view.pulse.ever_progressed:
+                # A watch that begins in the middle of a stall must not say for its first seconds that all is well.
+                return Judgement(Condition.UNKNOWN, f"{load}, and no progress seen yet: too early to tell")
+            silent = view.tokens_lately is not None and view.tokens_lately <= 0
+            return Judgement(Condition.OK, f"{load}, {'no token lately' if silent else 'tokens flow'}")
+        if view.tokens_lately is not None and view.tokens_lately <= 0:
             return Judgement(Condition.IDLE, "nothing to do")
-        return Judgement(Condition.OK, f"{'nothing runs' if lately is None else 'requests come and go'}, {flow}")
+        return Judgement(Condition.OK, "requests come and go, tokens flow")

@@ -26,7 +26,8 @@ def test_replay_prints_one_object_per_file_and_stores_nothing(tmp_path: Path) ->
 
 def test_replay_can_store_what_it_saw(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    run("replay", DATA / "worker_sigkill_s0.jsonl.gz", "--storage-dir", store)
+    told = run("replay", DATA / "worker_sigkill_s0.jsonl.gz", "--storage-dir", store).stdout
+    assert "worker_dead firing (critical)" in told or "engine_dead firing (critical)" in told
     answer = json.loads(run("query", "generation_tokens_total", "--storage-dir", store, "--json").stdout)
     assert len(answer["series"][0]["points"]) > 30
     assert answer["series"][0]["target"] == "worker_sigkill_s0"

@@ -167,7 +167,7 @@ def test_kill_9_at_two_hundred_random_moments(tmp_path: Path) -> None:
     )
     assert killing.kills.total() == 200
     print(f"kills {dict(killing.kills)}, acknowledged {dict(killing.acknowledged)}")
-    assert all(number > 10 for number in killing.acknowledged.values())  # all of it was tried
+    assert {"sample", "block", "expired sample", "old prediction", "retention", "archive"} <= set(killing.acknowledged)
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def replay(
 ) -> None:
     """Replay recordings through the same judgement as a live watch, faster than real time."""
     from json import dumps
+    from operator import itemgetter
 
     from rich.console import Console
     from rich.markup import escape
@@ -132,10 +133,13 @@ def replay(
                 typer.echo(dumps(report.as_json(), separators=(",", ":")))
                 continue
             console.print(f"[bold]{escape(name)}[/bold]: {report.ticks} ticks")
-            for entry in report.timeline:
-                seconds = entry["ts"] - report.timeline[0]["ts"]
-                words = f"  {seconds:8.1f} s  {entry['condition']:<12} {escape(clean(entry['reason']))}"
-                console.print(words, soft_wrap=True)
+            told = [(entry["ts"], entry["condition"], entry["reason"]) for entry in report.timeline]
+            for alert in report.alerts:
+                words = f"{alert['name']} {alert['state']} ({alert['severity']}): {alert['message']}"
+                told.append((alert["ts"], "alert", words))
+            for at, what, words in sorted(told, key=itemgetter(0)):
+                seconds = at - report.timeline[0]["ts"]
+                console.print(f"  {seconds:8.1f} s  {what:<12} {escape(clean(words))}", soft_wrap=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.cli.running import lines, run, start
+from tests.waiting import wait_until
 
 from vllm_monitor.lifecycle_tracker import TRANSITIONS
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
@@ -51,7 +52,7 @@ def watch_until_it_fires(store: Path, url: str, name: str) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if any(alert["name"] == name for alert in json.loads(line)["alerts"]):
-                time.sleep(1.0)  # what is younger than a second may be lost
+                wait_until(lambda: name in alerts(store, url), "the alert to be stored")
                 return
         pytest.fail("the watch ended before the alert fired")
     finally:

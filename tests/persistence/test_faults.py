@@ -1,3 +1,8 @@
+"""A store that fails: full disks, broken files, other processes, clocks.
+
+Over 500 lines: one stage of faults that all of these tests share.
+"""
+
 from __future__ import annotations
 
 import asyncio

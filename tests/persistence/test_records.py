@@ -1,4 +1,7 @@
-"""Records of every kind: filters, order, limits, durability, changes, and what several processes do to them."""
+"""Records of every kind: filters, order, limits, durability, changes, and what several processes do to them.
+
+Over 500 lines: every kind goes through the same stories.
+"""
 
 from __future__ import annotations
 

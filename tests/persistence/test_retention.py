@@ -1,3 +1,8 @@
+"""What expires, when, and that nothing else does.
+
+Over 500 lines: ages, sizes and clocks are played on one stage.
+"""
+
 from __future__ import annotations
 
 import itertools

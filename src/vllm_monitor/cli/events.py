@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption, parse_duration
+from vllm_monitor.cli.options import JsonOption, LastOption, OneTargetOption, StorageDirOption, parse_duration
 from vllm_monitor.records import Severity
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ _STYLES = {Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 
 def events(
     storage_dir: StorageDirOption = None,
-    last: Annotated[str, typer.Option("--last", help="How far back, for example 15m, 12h or 7d.")] = "24h",
-    target: Annotated[
-        str | None, typer.Option("--target", help="Only this server (default: all).", show_default=False)
-    ] = None,
+    last: LastOption = "24h",
+    target: OneTargetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print what happened: conditions that changed, restarts, log lines, runs of the monitor. Oldest first."""

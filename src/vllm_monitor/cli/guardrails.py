@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import BackendOption, JsonOption, StorageDirOption, clean, parse_duration
+from vllm_monitor.cli.options import BackendOption, JsonOption, LastOption, StorageDirOption, clean, parse_duration
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import GuardrailPolicy, Severity
 
@@ -82,7 +82,7 @@ def _entry(one: Registered) -> dict[str, Any]:
 
 @guardrails.command("enable")
 def enable(name: NameArgument, storage_dir: StorageDirOption = None, backend: BackendOption = None) -> None:
-    """Switch a guardrail on; a running watch takes it up within a minute."""
+    """Switch a guardrail on; a running watch takes it up within half a minute."""
     with _opened(storage_dir, backend) as (_, known):
         known.enable(name)
     typer.echo(f"{name} is on")
@@ -134,7 +134,7 @@ def try_out(
     target: Annotated[
         str | None, typer.Option("--target", help="Only this server (default: all).", show_default=False)
     ] = None,
-    last: Annotated[str, typer.Option("--last", help="How far back, for example 12h or 7d.")] = "24h",
+    last: LastOption = "24h",
     storage_dir: StorageDirOption = None,
     backend: BackendOption = None,
     json: JsonOption = False,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_monitor.cli.options import BackendOption, JsonOption, StorageDirOption, clean, parse_duration, parse_time
+from vllm_monitor.cli.options import (
+    BackendOption,
+    JsonOption,
+    LastOption,
+    StorageDirOption,
+    clean,
+    parse_duration,
+    parse_time,
+)
 from vllm_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +30,6 @@ __all__ = ["happy_paths"]
 happy_paths = typer.Typer(
     no_args_is_help=True, help="Known-good executions: record, list, show, compare.", add_completion=False
 )
-LastOption = Annotated[str, typer.Option("--last", help="How far back, for example 15m, 12h or 7d.")]
 TargetOption = Annotated[
     str | None, typer.Option("--target", help="The server (needed when there are several).", show_default=False)
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vllm_monitor.cli.options import JsonOption, StorageDirOption, parse_duration
+from vllm_monitor.cli.options import JsonOption, LastOption, OneTargetOption, StorageDirOption, parse_duration
 
 if TYPE_CHECKING:
     from vllm_monitor.records import StateCheckpoint
@@ -18,10 +18,8 @@ MOST_CHECKPOINTS = 100_000
 
 def lifecycle(
     storage_dir: StorageDirOption = None,
-    last: Annotated[str, typer.Option("--last", help="How far back, for example 15m, 12h or 7d.")] = "24h",
-    target: Annotated[
-        str | None, typer.Option("--target", help="Only this server (default: all).", show_default=False)
-    ] = None,
+    last: LastOption = "24h",
+    target: OneTargetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print the states that servers passed through, and how long each lasted. Oldest first."""

@@ -31,7 +31,9 @@ __all__ = [
     "InsecureOption",
     "IntervalOption",
     "JsonOption",
+    "LastOption",
     "LogFileOption",
+    "OneTargetOption",
     "StorageDirOption",
     "TemporaryUnlessGivenOption",
     "check_duration",
@@ -85,6 +87,10 @@ InsecureOption = Annotated[
     bool | None, typer.Option("--insecure", help="Do not verify https certificates.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+LastOption = Annotated[str, typer.Option("--last", help="How far back, for example 15m, 12h or 7d.")]
+OneTargetOption = Annotated[
+    str | None, typer.Option("--target", help="Only this server (default: all).", show_default=False)
+]
 
 MOST_TIME = 32_503_680_000.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}

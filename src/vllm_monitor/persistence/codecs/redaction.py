@@ -3,7 +3,8 @@
 A value is hidden when its name says that it is a secret (``HF_TOKEN``, ``apiKey``, ``--api-key``,
 ``db_password``), or when it looks like one whatever its name (``Bearer ...``, ``hf_...``, a private key, the
 password of a URL). Names that only sound alike (``max_tokens``, ``tokenizer``, ``key_value``, ``eos_token``)
-keep their values. Redacting twice changes nothing.
+keep their values. Redacting twice changes nothing. One file, though over 500 lines: what is hidden must be
+reviewed as a whole, and much of it is the list of names.
 
 Where anything may stand (the metadata of a record, an error message), names say too little: there
 :func:`redact_certain` hides only what cannot be anything but a secret.

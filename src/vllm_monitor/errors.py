@@ -18,6 +18,8 @@
     ├── ValueNotStorableError         a value the store could not return unchanged (also a ValueError)
     ├── InvalidConditionError         a guardrail's condition that cannot be understood (also a ValueError)
     ├── InvalidTransitionError        a lifecycle state that cannot follow the one before (also a ValueError)
+    ├── PluginError                   a plugin that cannot be loaded, or that failed
+    │   └── PluginNotTrustedError     its source is not on the operator's list of trust
     ├── RecordingError                a recording that cannot be read or written
     └── LeaseHeldError                another process already watches this target into this store
 
@@ -34,6 +36,8 @@ __all__ = [
     "LeaseHeldError",
     "NotAMetricsPageError",
     "PageTooLargeError",
+    "PluginError",
+    "PluginNotTrustedError",
     "RecordNotFoundError",
     "RecordingError",
     "StaleRevisionError",
@@ -123,6 +127,14 @@ class ArchiveError(StorageError):
 
 class ValueNotStorableError(VLLMMonitorError, ValueError):
     """A value that the store could not give back unchanged, so it is refused at the door."""
+
+
+class PluginError(VLLMMonitorError):
+    """A plugin that cannot be loaded, or that failed; the monitor goes on without it."""
+
+
+class PluginNotTrustedError(PluginError):
+    """A plugin whose source the operator has not trusted; it does not run."""
 
 
 class RecordingError(VLLMMonitorError):

@@ -144,6 +144,21 @@ class Guardrails:
             InvalidConditionError: When its condition cannot be understood.
             ConfigurationError: When it has no name, or an unknown severity.
         """
+        registered = self.check(policy)
+        with self._lock:
+            self._registered[policy.name] = registered
+            self._follow_policies()
+        if save and self._store is not None:
+            self._store.save_guardrails([policy])
+        return registered
+
+    def check(self, policy: GuardrailPolicy) -> Registered:
+        """What a policy would be registered as.
+
+        Raises:
+            InvalidConditionError: When its condition cannot be understood.
+            ConfigurationError: When it has no name, or an unknown severity.
+        """
         if not isinstance(policy.name, str) or not policy.name.strip():
             raise ConfigurationError("a guardrail needs a name", hint="give it a short one in snake_case")
         if policy.severity not in set(Severity):
@@ -151,13 +166,7 @@ class Guardrails:
                 f"guardrail {policy.name}: there is no severity {policy.severity!r}",
                 hint=f"use one of {', '.join(Severity)}",
             )
-        registered = Registered(policy, CompiledCondition(policy.condition))
-        with self._lock:
-            self._registered[policy.name] = registered
-            self._follow_policies()
-        if save and self._store is not None:
-            self._store.save_guardrails([policy])
-        return registered
+        return Registered(policy, CompiledCondition(policy.condition))
 
     def enable(self, name: str, *, enabled: bool = True) -> Registered:
         """Switch a policy on or off; durable on return. An alert of it that fires is resolved with the next tick.

@@ -22,6 +22,19 @@ from vllm_monitor.records.observation import (
     ProcessObservation,
     VersionObservation,
 )
+from vllm_monitor.records.plugin import (
+    PLUGIN_VERBS,
+    PluginContext,
+    PluginGuardrail,
+    PluginKind,
+    PluginPanel,
+    PluginSample,
+    PluginState,
+    PluginStatus,
+    PluginStrategy,
+    PluginWarning,
+    TargetView,
+)
 from vllm_monitor.records.prediction import (
     FAILURE_TYPES,
     FailurePattern,
@@ -35,6 +48,7 @@ from vllm_monitor.records.series import Layout, MetricKind, MetricType, Series, 
 
 __all__ = [
     "FAILURE_TYPES",
+    "PLUGIN_VERBS",
     "Alert",
     "AlertState",
     "AttemptStatus",
@@ -60,7 +74,16 @@ __all__ = [
     "Observation",
     "PageObservation",
     "PauseObservation",
+    "PluginContext",
+    "PluginGuardrail",
+    "PluginKind",
+    "PluginPanel",
     "PluginRecord",
+    "PluginSample",
+    "PluginState",
+    "PluginStatus",
+    "PluginStrategy",
+    "PluginWarning",
     "PredictionConfidence",
     "PredictionOutcome",
     "PredictionScore",
@@ -73,6 +96,7 @@ __all__ = [
     "StateCheckpoint",
     "StateTransition",
     "StrategyRecord",
+    "TargetView",
     "VersionObservation",
     "metric_type_of",
 ]

@@ -1,0 +1,199 @@
+"""Which of the stored and installed plugins may run now, in which order, and why the others may not. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm_monitor.errors import ConfigurationError, PluginError
+from vllm_monitor.plugin_system.configuration import checked_config
+from vllm_monitor.plugin_system.declaration import Declaration, checked_kind, declaration_of
+from vllm_monitor.plugin_system.dependencies import check_dependencies, load_order, parse_dependency
+from vllm_monitor.plugin_system.installed import InstalledPlugin
+from vllm_monitor.plugin_system.process import Program
+from vllm_monitor.plugin_system.trust import TrustList, sha256_of
+from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginRecord, PluginState
+
+__all__ = ["SETTABLE", "Candidate", "Entry", "candidate_of", "judge", "record_of_installed"]
+
+SETTABLE = ("interval_seconds", "timeout_seconds", "memory_bytes", "config_schema")
+"""What an operator may say instead of the plugin, in its ``metadata``. Not ``environment``: trust covers the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plugin that is ready to be run.
+
+    Args:
+        name: Its name.
+        kind: What it is for.
+        sha256: What trust in it goes by.
+        declaration: What it says of itself, with what its operator says instead.
+        config: Its settings, checked, with their defaults.
+        program: What runs.
+        target: The only server it is for; empty for all.
+        version: Its version.
+        needs: Names of the plugins that it needs.
+    """
+
+    name: str
+    kind: PluginKind
+    sha256: str
+    declaration: Declaration
+    config: dict[str, Any]
+    program: Program
+    target: str
+    version: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A plugin that there is.
+
+    Args:
+        record: As stored.
+        state: Whether it may run.
+        reason: Why not, and what to do.
+        sha256: What trust in it goes by.
+        candidate: What would run; ``None`` when it may not.
+    """
+
+    record: PluginRecord
+    state: PluginState
+    reason: str = ""
+    sha256: str = ""
+    candidate: Candidate | None = field(default=None, compare=False)
+
+
+def record_of_installed(plugin: InstalledPlugin) -> PluginRecord:
+    """What would be stored of a plugin that another package brings."""
+    return PluginRecord(
+        plugin.name, "", metadata={"module": plugin.module, "distribution": plugin.distribution}, description=""
+    )
+
+
+def candidate_of(record: PluginRecord, source: str, sha256: str) -> Candidate:
+    """What would run of a record.
+
+    Args:
+        record: The plugin as stored.
+        source: Its source, or that of the module in which an installed one declares itself.
+        sha256: What trust in it goes by.
+
+    Raises:
+        PluginError: When it cannot.
+        ConfigurationError: When its kind is none.
+    """
+    module = str(record.metadata.get("module", "")) if not record.source else ""
+    given = {key: record.metadata.get(key) for key in SETTABLE}
+    kind = checked_kind(record.plugin_type) if record.plugin_type else None
+    declaration = declaration_of(source, record.name, {**given, "kind": kind})
+    if declaration.kind is None:
+        raise PluginError(
+            f"plugin {record.name} does not say what it is for",
+            hint=f'write PLUGIN = {{"kind": ...}} into it, one of {", ".join(PluginKind)}',
+        )
+    return Candidate(
+        record.name,
+        declaration.kind,
+        sha256,
+        declaration,
+        checked_config(record.name, record.config, declaration.config_schema),
+        Program(
+            name=record.name,
+            source=record.source,
+            module=module,
+            verbs=PLUGIN_VERBS[declaration.kind],
+            memory_bytes=declaration.memory_bytes,
+            environment=declaration.environment,
+        ),
+        record.target,
+        record.version,
+        tuple(parse_dependency(text, record.name).name for text in record.dependencies),
+    )
+
+
+def judge(
+    records: Iterable[PluginRecord], installed: Mapping[str, InstalledPlugin], trust: TrustList
+) -> dict[str, Entry]:
+    """Every plugin that there is, in the order in which they are loaded.
+
+    Nothing of a source that is not trusted is even parsed.
+    """
+    known = {record.name: record for record in records}
+    for name, plugin in installed.items():
+        known.setdefault(name, record_of_installed(plugin))
+    trusted = trust.trusted()
+    problem = trust.problem()
+    entries = {name: _alone(record, installed, trusted, problem) for name, record in known.items()}
+    versions = {name: record.version for name, record in known.items()}
+    needs = {name: entry.candidate.needs if entry.candidate else () for name, entry in entries.items()}
+    order, circles = load_order(needs)
+    judged: dict[str, Entry] = {}
+    for name in order:
+        entry = entries[name]
+        if entry.candidate is not None:
+            entry = _among_others(entry, entry.candidate, versions, circles, {**entries, **judged})
+        judged[name] = entry
+    return judged
+
+
+def _alone(
+    record: PluginRecord, installed: Mapping[str, InstalledPlugin], trusted: frozenset[str], trust_problem: str
+) -> Entry:
+    """What can be said without the other plugins."""
+    plugin = installed.get(record.name) if not record.source else None
+    source, sha256 = (plugin.source, plugin.sha256) if plugin else (record.source, sha256_of(record.source))
+    if not record.enabled:
+        because = record.metadata.get("disabled_because")
+        back = f"vllm-monitor plugins enable {record.name}"
+        return Entry(
+            record, PluginState.DISABLED, f"{because} ({back})" if because else f"switched off ({back})", sha256
+        )
+    if not record.source and plugin is None:
+        module = record.metadata.get("module")
+        why = f"no package that is installed here brings it (module {module})" if module else "it has no source"
+        return Entry(record, PluginState.INVALID, why)
+    if sha256 not in trusted:
+        return Entry(record, PluginState.UNTRUSTED, _why_untrusted(record, plugin, sha256, trust_problem), sha256)
+    try:
+        return Entry(record, PluginState.READY, "", sha256, candidate_of(record, source, sha256))
+    except (PluginError, ConfigurationError) as error:
+        return Entry(record, PluginState.INVALID, str(error), sha256)
+
+
+def _why_untrusted(record: PluginRecord, plugin: InstalledPlugin | None, sha256: str, trust_problem: str) -> str:
+    do = f"read it (vllm-monitor plugins show {record.name}), then: vllm-monitor plugins trust {record.name}"
+    if trust_problem:
+        return trust_problem
+    if plugin is not None:
+        return f"the package {plugin.distribution or plugin.module} brings it, and it was never trusted; {do}"
+    registered = record.metadata.get("registered_sha256")
+    if registered and registered != sha256:
+        return f"its source was changed since it was registered; {do}"
+    return f"its source comes from elsewhere (an import, another machine or user); {do}"
+
+
+def _among_others(
+    entry: Entry,
+    candidate: Candidate,
+    versions: Mapping[str, str],
+    circles: Mapping[str, str],
+    others: Mapping[str, Entry],
+) -> Entry:
+    name = entry.record.name
+    if name in circles:
+        why = f"plugins need each other in a circle: {circles[name]}; change what one of them needs"
+        return replace(entry, state=PluginState.INVALID, reason=why, candidate=None)
+    try:
+        check_dependencies(name, entry.record.dependencies, versions)
+    except PluginError as error:
+        return replace(entry, state=PluginState.WAITING, reason=str(error), candidate=None)
+    for needed in candidate.needs:
+        other = others[needed]
+        if other.state is not PluginState.READY:
+            why = f"it needs {needed}, which is {other.state}: {other.reason}"
+            return replace(entry, state=PluginState.WAITING, reason=why, candidate=None)
+    return entry

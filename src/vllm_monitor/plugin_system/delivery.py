@@ -1,0 +1,236 @@
+"""Where the answers of plugins go: the store, the guardrails, the screen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from vllm_monitor.clock import Clock
+from vllm_monitor.errors import InvalidConditionError
+from vllm_monitor.guardrails import Guardrails
+from vllm_monitor.plugin_system.answers import (
+    BadAnswerError,
+    Panel,
+    panel_of,
+    policies_of,
+    predictions_of,
+    samples_of,
+    strategy_of,
+)
+from vllm_monitor.plugin_system.catalogue import Candidate
+from vllm_monitor.records import (
+    Event,
+    FailurePrediction,
+    GuardrailPolicy,
+    MetricType,
+    PluginKind,
+    PluginRecord,
+    PredictionOutcome,
+    Severity,
+    StrategyRecord,
+    TargetView,
+)
+
+__all__ = ["Delivery", "PluginStore"]
+
+
+class PluginStore(Protocol):
+    """What plugins need of the store."""
+
+    def save_plugins(self, plugins: Any) -> dict[str, int]:
+        """Save plugins; durable on return."""
+        ...
+
+    def load_plugins(self) -> dict[str, PluginRecord]:
+        """All stored plugins."""
+        ...
+
+    def delete_plugin(self, name: str) -> None:
+        """Delete one."""
+        ...
+
+    def save_strategies(self, strategies: Any) -> dict[str, int]:
+        """Save strategies; fields that are left out stay."""
+        ...
+
+    def load_strategies(self) -> dict[str, StrategyRecord]:
+        """All stored strategies."""
+        ...
+
+    def save_metric(
+        self,
+        metric_type: str | MetricType,
+        metric_name: str,
+        value: Any,
+        tags: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timestamp: float | None = None,
+        target: str = "",
+    ) -> None:
+        """Save one sample; queues only."""
+        ...
+
+    def save_prediction(self, prediction: FailurePrediction) -> str:
+        """Save a prediction; durable on return."""
+        ...
+
+    def get_predictions(
+        self, failure_type: str | None = None, *, limit: int | None = 100, target: str | None = None
+    ) -> list[FailurePrediction]:
+        """Predictions, newest first."""
+        ...
+
+    def enqueue_event(self, event: Event) -> str:
+        """Hand an event to the writer without waiting."""
+        ...
+
+
+class Delivery:
+    """Takes what plugins answer. Thread-safe.
+
+    Args:
+        store: Where samples, predictions and strategies go; ``None`` keeps nothing.
+        guardrails: Where policies go; ``None`` takes none.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, store: PluginStore | None, guardrails: Guardrails | None, *, clock: Clock) -> None:
+        self._store = store
+        self._guardrails = guardrails
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._panels: dict[str, Panel] = {}
+        self._open_until: dict[tuple[str, str, str], float] = {}
+
+    def panels(self) -> list[Panel]:
+        """The newest panel of every plugin that has one, by the names of the plugins."""
+        with self._lock:
+            return [self._panels[name] for name in sorted(self._panels)]
+
+    def take(self, plugin: Candidate, answer: Any, targets: Mapping[str, TargetView]) -> None:
+        """What a turn has answered.
+
+        Raises:
+            BadAnswerError: When it is not what the kind must answer; nothing of it was taken then.
+        """
+        now = self._clock.now()
+        if plugin.kind is PluginKind.COLLECTOR:
+            samples = samples_of(answer, targets)
+            for sample in samples if self._store is not None else ():
+                self._store.save_metric(  # type: ignore[union-attr]  # the loop above
+                    MetricType.CUSTOM,
+                    sample.name,
+                    sample.value,
+                    sample.labels,
+                    timestamp=now,
+                    target=sample.target or plugin.target,
+                )
+        elif plugin.kind is PluginKind.DETECTOR:
+            made_by = f"{plugin.name} {plugin.version}".strip()
+            for prediction in predictions_of(answer, targets, now=now, made_by=made_by):
+                self._predict(plugin.name, prediction)
+        elif plugin.kind is PluginKind.PANEL:
+            panel = panel_of(answer, plugin.name)
+            with self._lock:
+                self._panels[plugin.name] = panel
+
+    def begin(self, plugin: Candidate, answer: Any, *, trial: bool = False) -> None:
+        """What a guardrail or strategy plugin answered when it was loaded.
+
+        Args:
+            plugin: Whose it is.
+            answer: The answer.
+            trial: Only check it.
+
+        Raises:
+            BadAnswerError: When it is not what the kind must answer; nothing of it was taken then.
+        """
+        if plugin.kind is PluginKind.GUARDRAIL:
+            self._provide(plugin, policies_of(answer, plugin.name), trial=trial)
+        elif plugin.kind is PluginKind.STRATEGY:
+            strategy = strategy_of(answer, plugin.name, version=plugin.version)
+            if self._store is not None and not trial:
+                said = {"description": strategy.description, "metadata": strategy.metadata}
+                known = self._store.load_strategies().get(strategy.name)
+                if known is None or (known.description, known.metadata) != (strategy.description, strategy.metadata):
+                    self._store.save_strategies({strategy.name: said})
+
+    def withdraw(self, name: str) -> None:
+        """A plugin is off: its panel and its guardrails go; what is stored of its samples and predictions stays."""
+        self.forget(name)
+        if self._guardrails is not None:
+            for policy in self._policies_of(name):
+                self._guardrails.remove(policy)
+
+    def forget(self, name: str) -> None:
+        """A plugin does not run at the moment: nothing of it is shown."""
+        with self._lock:
+            self._panels.pop(name, None)
+
+    def providers(self) -> set[str]:
+        """The plugins that guardrails came from."""
+        if self._guardrails is None:
+            return set()
+        names = (one.policy.metadata.get("plugin") for one in self._guardrails.all())
+        return {name for name in names if isinstance(name, str)}
+
+    def tell(self, event_type: str, message: str, severity: Severity = Severity.INFO, **data: Any) -> None:
+        """Keep an event."""
+        if self._store is not None:
+            self._store.enqueue_event(
+                Event(timestamp=self._clock.now(), event_type=event_type, message=message, severity=severity, data=data)
+            )
+
+    def _predict(self, plugin: str, prediction: FailurePrediction) -> None:
+        """Keep a prediction, unless the plugin's last one of this server and failure is still open."""
+        if self._store is None:
+            return
+        key = (plugin, prediction.target, prediction.failure_type)
+        with self._lock:
+            until = self._open_until.get(key)
+        if until is None:
+            until = max(
+                (
+                    one.timestamp + one.horizon_seconds
+                    for one in self._store.get_predictions(prediction.failure_type, limit=20, target=prediction.target)
+                    if one.metadata.get("plugin") == plugin and one.outcome is PredictionOutcome.OPEN
+                ),
+                default=0.0,
+            )
+        if prediction.timestamp >= until:
+            until = prediction.timestamp + prediction.horizon_seconds
+            self._store.save_prediction(replace(prediction, metadata={"plugin": plugin}))
+        with self._lock:
+            self._open_until[key] = until
+
+    def _policies_of(self, plugin: str) -> list[str]:
+        if self._guardrails is None:
+            return []
+        return [one.policy.name for one in self._guardrails.all() if one.policy.metadata.get("plugin") == plugin]
+
+    def _provide(self, plugin: Candidate, policies: Iterable[GuardrailPolicy], *, trial: bool) -> None:
+        if self._guardrails is None:
+            return
+        known = {one.policy.name: one.policy for one in self._guardrails.all()}
+        offered = {policy.name: replace(policy, target=plugin.target) for policy in policies}
+        for name, policy in offered.items():
+            found = known.get(name)
+            if found is not None and found.metadata.get("plugin") != plugin.name:
+                raise BadAnswerError(f"guardrails: there is a guardrail {name} already, and it is not of this plugin")
+            try:
+                self._guardrails.check(policy)
+            except InvalidConditionError as error:
+                raise BadAnswerError(f"guardrails: {name}: {error}") from None
+        if trial:
+            return
+        for name, policy in offered.items():
+            found = known.get(name)
+            wanted = replace(policy, enabled=found.enabled) if found is not None else policy
+            if found != wanted:
+                self._guardrails.register(wanted)
+        for name in self._policies_of(plugin.name):
+            if name not in offered:
+                self._guardrails.remove(name)

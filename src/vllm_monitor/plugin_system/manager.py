@@ -1,0 +1,697 @@
+"""``PluginManager``: which plugins there are, and their turns while a watch runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.errors import (
+    ConfigurationError,
+    PluginError,
+    PluginNotTrustedError,
+    StorageError,
+    VLLMMonitorError,
+)
+from vllm_monitor.guardrails import Guardrails
+from vllm_monitor.plugin_system.answers import BadAnswerError, Panel
+from vllm_monitor.plugin_system.catalogue import SETTABLE, Candidate, Entry, candidate_of, judge, record_of_installed
+from vllm_monitor.plugin_system.declaration import checked_kind, checked_name, declaration_of
+from vllm_monitor.plugin_system.delivery import Delivery, PluginStore
+from vllm_monitor.plugin_system.followed_files import FollowedFiles, read_source
+from vllm_monitor.plugin_system.installed import InstalledPlugin, installed_plugins
+from vllm_monitor.plugin_system.process import Failure, PluginFailedError
+from vllm_monitor.plugin_system.running import RunningPlugin
+from vllm_monitor.plugin_system.trust import TrustList, sha256_of
+from vllm_monitor.records import (
+    PLUGIN_VERBS,
+    MetricType,
+    PluginKind,
+    PluginRecord,
+    PluginState,
+    PluginStatus,
+    Severity,
+    TargetView,
+)
+
+__all__ = ["PluginManager"]
+
+_log = logging.getLogger(__name__)
+
+OWN_METRICS_SECONDS = 15.0
+MOST_THREADS = 32
+_ASKED_ONCE = {PluginKind.GUARDRAIL: "guardrails", PluginKind.STRATEGY: "describe"}
+Views = Callable[[], Mapping[str, TargetView]]
+
+
+class PluginManager:
+    """The plugins of a monitor. Thread-safe.
+
+    Each runs in a process of its own, so that nothing it does (an endless loop, a crash, all the memory it can get)
+    reaches the monitor. Constructing runs none of them; :meth:`start` does.
+
+    Args:
+        store: Where plugins are kept and where what they answer goes; ``None`` keeps nothing.
+        trust: Which sources may run; by default a list in memory.
+        guardrails: Where the policies of guardrail plugins go.
+        interval_seconds: Time between two turns of a plugin that does not say.
+        clock: Where time comes from.
+        concurrent: ``False`` has every turn within :meth:`step`, for tests.
+    """
+
+    def __init__(
+        self,
+        store: PluginStore | None = None,
+        *,
+        trust: TrustList | None = None,
+        guardrails: Guardrails | None = None,
+        interval_seconds: float = 1.0,
+        clock: Clock | None = None,
+        concurrent: bool = True,
+    ) -> None:
+        self._clock = clock if clock is not None else SystemClock()
+        self.trust_list = trust if trust is not None else TrustList(None, clock=self._clock)
+        self._store = store
+        self._interval_seconds = interval_seconds
+        self._delivery = Delivery(store, guardrails, clock=self._clock)
+        self._lock = threading.RLock()
+        self._changing = threading.RLock()  # one change of what runs at a time; processes start within it
+        self._in_memory: dict[str, PluginRecord] = {}
+        self._installed: dict[str, InstalledPlugin] | None = None
+        self._entries: dict[str, Entry] = {}
+        self._running: dict[str, RunningPlugin] = {}
+        self._rejected: dict[str, tuple[Candidate, str]] = {}
+        self._results: dict[str, Any] = {}
+        self._files = FollowedFiles()
+        self._is_started = False
+        self._own_metrics_at = self._clock.monotonic()
+        self._executor: Executor | None = None
+        self._is_concurrent = concurrent
+        self.refresh()
+
+    # -- which there are ----------------------------------------------------------------------------------------
+
+    def all(self, kind: PluginKind | str | None = None) -> list[PluginStatus]:
+        """Every plugin and how it is doing, in the order in which they are loaded.
+
+        Args:
+            kind: Only those of this kind.
+
+        Raises:
+            ConfigurationError: When there is no such kind.
+        """
+        wanted = None if kind is None else checked_kind(kind)
+        with self._lock:
+            found = [self._status(entry) for entry in self._entries.values()]
+        return [one for one in found if wanted is None or one.record.plugin_type == wanted]
+
+    def get(self, name: str) -> PluginStatus:
+        """One plugin.
+
+        Raises:
+            ConfigurationError: When there is none of that name.
+        """
+        with self._lock:
+            return self._status(self._entry(name))
+
+    def register(
+        self,
+        name: str,
+        plugin_type: PluginKind | str | None,
+        source: str,
+        description: str = "",
+        *,
+        version: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        dependencies: list[str] | tuple[str, ...] | None = None,
+        target: str = "",
+        file: Path | None = None,
+        follow: bool = False,
+        **metadata: Any,
+    ) -> PluginStatus:
+        """Add a plugin, or replace the one of its name; its source is trusted from now on.
+
+        It is loaded once before anything is stored: one that cannot be loaded changes nothing, and the one before
+        runs on.
+
+        Args:
+            name: Letters, digits, ``_``, ``-`` and ``.``.
+            plugin_type: What it is for; ``None`` when its source says it.
+            source: The text of a Python module, see docs/plugins.md.
+            description: For a person; by default what its source says, as with the next three.
+            version: Its version.
+            config: Its settings.
+            dependencies: Plugins that must run before it: ``name`` or ``name>=1.2``.
+            target: The only server it is for.
+            file: Where the source was read from.
+            follow: Take up and trust whatever stands in ``file`` from now on.
+            metadata: ``interval_seconds``, ``timeout_seconds``, ``memory_bytes``, ``config_schema``, or anything that
+                is to be kept with it.
+
+        Raises:
+            PluginError: When it cannot be loaded, or what it needs is not there.
+            ConfigurationError: When the name or the kind is none.
+            StorageError: When it cannot be stored, or the trust in it cannot.
+        """
+        checked_name(name)
+        kind = None if plugin_type is None else checked_kind(plugin_type)
+        if not isinstance(source, str):
+            raise ConfigurationError(
+                f"plugin {name}: its source is {type(source).__name__}, not text",
+                hint="give the text of a module with the function that its kind needs; a function cannot be stored",
+            )
+        given = {key: metadata.get(key) for key in SETTABLE}
+        said = declaration_of(source, name).kind
+        declared = declaration_of(source, name, {**given, "kind": kind})
+        if kind is not None and said is not None and said != kind:
+            raise ConfigurationError(f"plugin {name} says it is a {said}, not a {kind}", hint="say the same in both")
+        sha256 = sha256_of(source)
+        kept = {"registered_sha256": sha256, **metadata, **({"file": str(file)} if file is not None else {})}
+        record = PluginRecord(
+            name,
+            declared.kind.value if declared.kind is not None else "",
+            source,
+            description or declared.description,
+            version if version is not None else declared.version,
+            dict(config or {}),
+            list(dependencies if dependencies is not None else declared.dependencies),
+            metadata=kept,
+            target=target,
+        )
+        with self._changing:
+            trial = self._tried(record, candidate_of(record, source, sha256))
+            try:
+                self.trust_list.trust(sha256, name, follow=file if follow else None, unfollow=True)
+                self._save(record)
+                with self._lock:
+                    self._rejected.pop(name, None)
+            except BaseException:
+                trial.retire()
+                raise
+            self._take_over(name, trial)
+            self._delivery.tell(
+                "plugin_registered", f"plugin {name} {record.version}".rstrip() + " was registered", sha256=sha256
+            )
+            self.refresh()
+        return self.get(name)
+
+    def add_file(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        plugin_type: PluginKind | str | None = None,
+        config: Mapping[str, Any] | None = None,
+        follow: bool = False,
+    ) -> PluginStatus:
+        """Add the plugin in a file, see :meth:`register`.
+
+        Args:
+            path: A Python file.
+            name: Its name; by default what it declares, or that of the file.
+            plugin_type: What it is for; by default what it declares.
+            config: Its settings; ``None`` keeps those that the plugin has.
+            follow: Take up and trust whatever stands in the file from now on.
+
+        Raises:
+            ConfigurationError: When the file cannot be read.
+            PluginError: As :meth:`register`.
+            StorageError: As :meth:`register`.
+        """
+        path = path.expanduser().resolve()
+        source = read_source(path, follow=follow)
+        declared = declaration_of(source, path.name)
+        called = name or declared.name or path.stem
+        if config is None:
+            known = self._records().get(called)
+            config = known.config if known is not None else {}
+        return self.register(called, plugin_type, source, config=config, file=path, follow=follow)
+
+    def trust(self, name: str, *, config: Mapping[str, Any] | None = None) -> PluginStatus:
+        """Trust the source of a plugin as it is now; it runs from the next :meth:`refresh` on.
+
+        Args:
+            name: The plugin.
+            config: Its settings from now on; ``None`` leaves them.
+
+        Raises:
+            ConfigurationError: When there is none of that name.
+            StorageError: When it cannot be written down.
+        """
+        with self._changing:
+            self.refresh()
+            entry = self._entry(name)
+            record = entry.record
+            if not entry.sha256:
+                raise PluginError(f"plugin {name} cannot be trusted: {entry.reason}", hint="install or add it first")
+            self.trust_list.trust(entry.sha256, name)
+            changes: dict[str, Any] = {"registered_sha256": entry.sha256}
+            record = replace(record, metadata={**record.metadata, **changes})
+            if not record.source and (plugin := self._found_installed().get(name)) is not None:
+                record = _declared(record, plugin)
+            if config is not None:
+                record = replace(record, config=dict(config))
+            self._save(record)
+            self._delivery.tell("plugin_trusted", f"plugin {name} is trusted now", sha256=entry.sha256)
+            self.refresh()
+        return self.get(name)
+
+    def enable(self, name: str, *, enabled: bool = True) -> PluginStatus:
+        """Switch a plugin on or off; durable on return.
+
+        Raises:
+            ConfigurationError: When there is none of that name.
+        """
+        with self._changing:
+            self.refresh()
+            record = self._entry(name).record
+            metadata = {key: value for key, value in record.metadata.items() if key != "disabled_because"}
+            self._save(replace(record, enabled=enabled, metadata=metadata))
+            self._delivery.tell(
+                "plugin_enabled" if enabled else "plugin_disabled",
+                f"plugin {name} was switched " + ("on" if enabled else "off"),
+            )
+            self.refresh()
+        return self.get(name)
+
+    def remove(self, name: str) -> None:
+        """Forget a plugin and the trust in it; what it stored stays.
+
+        Raises:
+            ConfigurationError: When there is none of that name.
+        """
+        with self._changing:
+            self.refresh()
+            entry = self._entry(name)
+            self.trust_list.distrust(entry.sha256, name)
+            if self._store is None:
+                self._in_memory.pop(name, None)
+            elif name in self._store.load_plugins():
+                self._store.delete_plugin(name)
+            self._delivery.tell("plugin_removed", f"plugin {name} was removed")
+            self.refresh()
+
+    def save(self) -> int:
+        """Store every plugin again as it is known; how many."""
+        with self._lock:
+            records = [entry.record for entry in self._entries.values() if entry.record.source]
+        if self._store is not None and records:
+            self._store.save_plugins(records)
+        return len(records)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run those that may run, from the next :meth:`step` on."""
+        with self._changing:
+            self._is_started = True
+            if self._is_concurrent and self._executor is None:
+                self._executor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="vllm-monitor-plugin")
+            self.refresh()
+
+    def stop(self) -> None:
+        """End all of their processes. :meth:`start` begins anew."""
+        with self._changing:
+            self._is_started = False
+            with self._lock:
+                stopped, self._running = list(self._running.values()), {}
+            for running in stopped:
+                running.retire()
+            executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.shutdown(wait=False, cancel_futures=True)
+
+    def refresh(self) -> None:
+        """Take in what is stored, trusted and written in followed files now; start, replace and end what that asks for.
+
+        Reads the store, and waits up to ten seconds for each plugin that is new: not for an event loop.
+        """
+        with self._changing:
+            if self._is_started:
+                self._follow_files()
+            try:
+                records = self._records()
+            except StorageError as error:
+                _log.error("the stored plugins cannot be read: %s", error)
+                return
+            entries = judge(records.values(), self._found_installed(), self.trust_list)
+            with self._lock:
+                self._entries = entries
+            if not self._is_started:
+                return
+            for name in [name for name in self._running if name not in entries]:
+                self._end(name)
+            for name, entry in entries.items():
+                self._bring_about(name, entry)
+            for name in self._delivery.providers():
+                entry_of = entries.get(name)
+                if entry_of is None or _is_switched_off(entry_of):
+                    self._delivery.withdraw(name)
+
+    def step(self, views: Views) -> None:
+        """Give every plugin its turn whose time has come. Waits for none of them, unless ``concurrent`` is ``False``.
+
+        Args:
+            views: Gives the servers by URL; asked only when there is a turn.
+        """
+        with self._lock:
+            due = [running for running in self._running.values() if running.is_due()]
+            for running in due:
+                running.is_busy = True
+            executor = self._executor
+        if due:
+            targets = views()
+            for running in due:
+                if executor is None:
+                    self._turn(running, targets)
+                else:
+                    executor.submit(self._turn, running, targets)
+        if self._clock.monotonic() >= self._own_metrics_at:
+            self._own_metrics_at = self._clock.monotonic() + OWN_METRICS_SECONDS
+            self._save_own_metrics()
+
+    def call(self, name: str, verb: str, argument: Any = None, targets: Mapping[str, TargetView] | None = None) -> Any:
+        """Call one function of a plugin that runs, now. Waits for its answer.
+
+        Args:
+            name: The plugin.
+            verb: A function of its kind.
+            argument: What it is given as ``argument``; JSON values.
+            targets: The servers that it sees.
+
+        Raises:
+            ConfigurationError: When there is no such plugin, or its kind has no such function.
+            PluginNotTrustedError: When its source is not trusted.
+            PluginError: When it does not run, or fails.
+        """
+        with self._lock:
+            entry, running = self._entry(name), self._running.get(name)
+        if running is None:
+            kind = PluginNotTrustedError if entry.state is PluginState.UNTRUSTED else PluginError
+            raise kind(f"plugin {name} does not run: {entry.state}", hint=entry.reason or "start the monitor first")
+        if verb not in PLUGIN_VERBS[running.candidate.kind]:
+            raise ConfigurationError(
+                f"a {running.candidate.kind} has no function {verb}",
+                hint=f"it has {', '.join(PLUGIN_VERBS[running.candidate.kind])}",
+            )
+        try:
+            return running.call(verb, self._context(running.candidate, targets or {}, argument))
+        except PluginFailedError as error:
+            self._failed(running, error.message, error.failure)
+            raise
+
+    def panels(self) -> list[Panel]:
+        """What the panels show now."""
+        return self._delivery.panels()
+
+    def close(self) -> None:
+        """End everything. Calling it again does nothing."""
+        self.stop()
+
+    # -- turns --------------------------------------------------------------------------------------------------
+
+    def _turn(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
+        plugin = running.candidate
+        try:
+            seen = {url: view for url, view in targets.items() if plugin.target in ("", url)}
+            if not running.has_begun:
+                self._begin(running)
+            once = _ASKED_ONCE.get(plugin.kind)
+            if once is None:
+                answer = running.call(PLUGIN_VERBS[plugin.kind][0], self._context(plugin, seen, None))
+                self._delivery.take(plugin, answer, seen)
+                with self._lock:
+                    self._results[plugin.name] = answer
+            else:
+                running.load()  # it has nothing to do by itself, but if its process died it is there again
+            running.note_success()
+        except PluginFailedError as error:
+            self._failed(running, error.message, error.failure)
+        except BadAnswerError as error:
+            self._failed(running, str(error), Failure.BAD_ANSWER)
+        except Exception as error:  # a fault of ours, or of the store: it must not go unseen, nor end the turns
+            _log.exception("what plugin %s answered could not be kept", plugin.name)
+            self._failed(running, f"its answer could not be kept: {error}", Failure.RAISED)
+        finally:
+            running.is_busy = False
+
+    def _begin(self, running: RunningPlugin, *, trial: bool = False) -> None:
+        """Load it, and ask it what is asked once."""
+        plugin = running.candidate
+        running.load()
+        once = _ASKED_ONCE.get(plugin.kind)
+        if once is not None:
+            self._delivery.begin(plugin, running.call(once, self._context(plugin, {}, None)), trial=trial)
+        running.has_begun = not trial
+
+    def _context(self, plugin: Candidate, targets: Mapping[str, TargetView], argument: Any) -> dict[str, Any]:
+        with self._lock:
+            results = {name: self._results.get(name) for name in plugin.needs}
+        return {
+            "now": self._clock.now(),
+            "config": plugin.config,
+            "targets": dict(targets),
+            "results": results,
+            "argument": argument,
+        }
+
+    def _failed(self, running: RunningPlugin, error: str, failure: Failure) -> None:
+        plugin = running.candidate
+        with self._lock:
+            if self._running.get(plugin.name) is not running:
+                return  # it was replaced or switched off meanwhile: whatever it says does not matter any more
+        is_over = running.note_failure(error, failure)
+        if is_over:
+            because = f"it failed {running.failures} times, the last time: {error}"
+            _log.warning("plugin %s is disabled: %s", plugin.name, because)
+            self._delivery.tell(
+                "plugin_disabled",
+                f"plugin {plugin.name} is disabled: {because}",
+                Severity.WARNING,
+                plugin=plugin.name,
+                failure=failure.value,
+            )
+            self._disable(running, because)
+        elif running.is_first_failure:
+            _log.warning("plugin %s failed: %s", plugin.name, error)
+            self._delivery.tell(
+                "plugin_failed",
+                f"plugin {plugin.name} failed: {error}",
+                Severity.WARNING,
+                plugin=plugin.name,
+                failure=failure.value,
+            )
+
+    def _disable(self, running: RunningPlugin, because: str) -> None:
+        name = running.candidate.name
+        with self._lock:
+            self._running.pop(name, None)
+            record = self._entries[name].record if name in self._entries else None
+        running.retire()
+        self._delivery.forget(name)
+        if record is None:
+            return
+        disabled = replace(record, enabled=False, metadata={**record.metadata, "disabled_because": because})
+        with self._lock:
+            why = f"{because} (vllm-monitor plugins enable {name})"
+            self._entries[name] = Entry(disabled, PluginState.DISABLED, why, running.candidate.sha256)
+        try:
+            known = self._records().get(name)
+            if known is None or sha256_of(known.source) == sha256_of(record.source):  # else it was replaced meanwhile
+                self._save(disabled)
+        except VLLMMonitorError as error:
+            _log.error("that plugin %s is disabled could not be stored: %s", name, error)
+
+    def _save_own_metrics(self) -> None:
+        if self._store is None:
+            return
+        now = self._clock.now()
+        with self._lock:
+            running = dict(self._running)
+        for name, one in running.items():
+            figures = {
+                "vllm_monitor_plugin_calls_total": float(one.calls),
+                "vllm_monitor_plugin_failures_total": float(one.failures),
+                "vllm_monitor_plugin_timeouts_total": float(one.timeouts),
+                "vllm_monitor_plugin_call_seconds_total": one.call_seconds,
+            }
+            for metric, value in figures.items():
+                self._store.save_metric(MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now)
+
+    # -- changes of what runs -----------------------------------------------------------------------------------
+
+    def _tried(self, record: PluginRecord, candidate: Candidate) -> RunningPlugin:
+        """The plugin, loaded; nothing of what there was is touched yet.
+
+        Raises:
+            PluginError: When it cannot be loaded, or what it needs is not there.
+        """
+        records = {**self._records(), record.name: record}
+        hoped = TrustList(None)
+        for sha256 in (*self.trust_list.trusted(), candidate.sha256):
+            hoped.trust(sha256, record.name)
+        entry = judge(records.values(), self._found_installed(), hoped)[record.name]
+        if entry.candidate is None:
+            raise PluginError(f"plugin {record.name} cannot be loaded: {entry.reason}", hint="mend that first")
+        trial = RunningPlugin(entry.candidate, self._interval_seconds, clock=self._clock)
+        try:
+            self._begin(trial, trial=True)
+        except (PluginFailedError, BadAnswerError) as error:
+            trial.retire()
+            words = error.message if isinstance(error, PluginFailedError) else str(error)
+            raise PluginError(
+                f"plugin {record.name} cannot be loaded: {words}", hint="mend it; nothing was changed"
+            ) from None
+        except BaseException:
+            trial.retire()
+            raise
+        return trial
+
+    def _take_over(self, name: str, fresh: RunningPlugin) -> None:
+        """Let a plugin that is loaded run instead of the one before."""
+        with self._lock:
+            before = self._running.pop(name, None)
+            if self._is_started:
+                self._running[name] = fresh
+        if before is not None:
+            before.retire()
+        if not self._is_started:
+            fresh.retire()
+
+    def _bring_about(self, name: str, entry: Entry) -> None:
+        """Let run what may run; keep what runs when what should replace it cannot."""
+        current, wanted = self._running.get(name), entry.candidate
+        if wanted is None:
+            may_stay = current is not None and self.trust_list.is_trusted(current.candidate.sha256)
+            if current is not None and (_is_switched_off(entry) or entry.record.enabled is False or not may_stay):
+                self._end(name)
+            return
+        if current is None:
+            fresh = RunningPlugin(wanted, self._interval_seconds, clock=self._clock)
+            with self._lock:
+                self._running[name] = fresh
+            return
+        rejected = self._rejected.get(name)
+        if current.candidate == wanted or (rejected is not None and rejected[0] == wanted):
+            return
+        fresh = RunningPlugin(wanted, self._interval_seconds, clock=self._clock)
+        try:
+            self._begin(fresh, trial=True)
+        except (PluginFailedError, BadAnswerError) as error:
+            fresh.retire()
+            self._reject(name, wanted, error.message if isinstance(error, PluginFailedError) else str(error))
+            return
+        self._take_over(name, fresh)
+        self._delivery.tell("plugin_reloaded", f"plugin {name} {wanted.version}".rstrip() + " was loaded anew")
+
+    def _reject(self, name: str, wanted: Candidate, why: str) -> None:
+        self._rejected[name] = (wanted, why)
+        _log.warning("plugin %s could not be loaded anew, the one before runs on: %s", name, why)
+        self._delivery.tell(
+            "plugin_reload_failed",
+            f"plugin {name} could not be loaded anew, the one before runs on: {why}",
+            Severity.WARNING,
+            plugin=name,
+        )
+
+    def _end(self, name: str) -> None:
+        with self._lock:
+            running = self._running.pop(name, None)
+        if running is not None:
+            running.retire()
+            self._delivery.forget(name)
+
+    def _follow_files(self) -> None:
+        """Register what the files now hold that their operator said are to be followed."""
+        for path, name in list(self._files.changed(self.trust_list.followed())):
+            known = self._records().get(name)
+            try:
+                if known is None or not known.enabled:
+                    continue
+                source = read_source(path, follow=True)
+                if sha256_of(source) != sha256_of(known.source):
+                    self.add_file(path, name=name, follow=True)
+                    self._delivery.tell("plugin_reloaded", f"plugin {name} was loaded anew: {path} has changed")
+            except VLLMMonitorError as error:
+                _log.warning("%s has changed, the plugin before runs on: %s", path, error)
+                self._delivery.tell(
+                    "plugin_reload_failed",
+                    f"{path} has changed, and plugin {name} could not be loaded anew; the one before runs on: {error}",
+                    Severity.WARNING,
+                    plugin=name,
+                )
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _records(self) -> dict[str, PluginRecord]:
+        return dict(self._in_memory) if self._store is None else self._store.load_plugins()
+
+    def _save(self, record: PluginRecord) -> None:
+        if self._store is None:
+            self._in_memory[record.name] = record
+        else:
+            self._store.save_plugins([record])
+
+    def _found_installed(self) -> dict[str, InstalledPlugin]:
+        if self._installed is None:
+            self._installed = installed_plugins()
+        return self._installed
+
+    def _entry(self, name: str) -> Entry:
+        with self._lock:
+            found = self._entries.get(name)
+        if found is None:
+            known = ", ".join(self._entries) or "none"
+            raise ConfigurationError(f"there is no plugin {name!r}", hint=f"there are: {known}")
+        return found
+
+    def _status(self, entry: Entry) -> PluginStatus:
+        name = entry.record.name
+        running = self._running.get(name)
+        record, state, reason = entry.record, entry.state, entry.reason
+        if not record.plugin_type and entry.candidate is not None:
+            record = replace(record, plugin_type=entry.candidate.kind.value)
+        if running is None:
+            return PluginStatus(record, state, reason, entry.sha256)
+        rejected = self._rejected.get(name)
+        if entry.candidate is None:
+            reason = f"as it was before: what is stored now is {state}: {reason}"
+        elif rejected is not None and rejected[0] == entry.candidate:
+            reason = f"as it was before: what is stored now cannot be loaded: {rejected[1]}"
+        elif running.last_error and not reason:
+            reason = f"last failure: {running.last_error}"
+        return PluginStatus(
+            record,
+            PluginState.RUNNING,
+            reason,
+            running.candidate.sha256,
+            running.calls,
+            running.failures,
+            running.timeouts,
+            running.last_error,
+            running.call_seconds / running.calls if running.calls else None,
+            {"pid": running.pid},
+        )
+
+
+def _declared(record: PluginRecord, plugin: InstalledPlugin) -> PluginRecord:
+    """The record of an installed plugin, with what its module says of itself."""
+    declared = declaration_of(plugin.source, plugin.name)
+    return replace(
+        record,
+        plugin_type=declared.kind.value if declared.kind is not None else "",
+        version=declared.version,
+        description=declared.description,
+        dependencies=list(declared.dependencies),
+        metadata={**record.metadata, **record_of_installed(plugin).metadata},
+    )
+
+
+def _is_switched_off(entry: Entry) -> bool:
+    """Whether a person did it; what failures have switched off keeps its guardrails."""
+    return entry.state is PluginState.DISABLED and "disabled_because" not in entry.record.metadata

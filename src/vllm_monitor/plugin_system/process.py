@@ -1,0 +1,208 @@
+"""One plugin in a process of its own, seen from the monitor: calls with a time limit, and an end that always works."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.errors import PluginError
+from vllm_monitor.plugin_system import host
+
+__all__ = ["Failure", "PluginFailedError", "PluginProcess", "Program"]
+
+LOAD_SECONDS = 10.0
+_MOST_PRINTED_BYTES = 2_000
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+"""What every plugin sees of our environment; anything else may be a secret, and it names what it needs of that."""
+
+
+class Failure(StrEnum):
+    """How a call failed."""
+
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    DIED = "died"
+    MEMORY = "memory"
+    BAD_ANSWER = "bad_answer"
+
+
+class PluginFailedError(PluginError):
+    """A call failed; ``failure`` says how. After anything but ``RAISED`` the process is gone."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message, hint="Mend the plugin and add it again; the monitor goes on without it.")
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What runs in the process.
+
+    Args:
+        name: The plugin's name, for messages.
+        source: Its source; empty for a module that is installed.
+        module: The module to import; empty when there is a source.
+        verbs: Functions that it must have.
+        memory_bytes: Most memory for its data.
+        environment: Names of variables that it may see beside the usual ones.
+    """
+
+    name: str
+    source: str
+    module: str = ""
+    verbs: tuple[str, ...]
+    memory_bytes: int
+    environment: tuple[str, ...] = ()
+
+
+class PluginProcess:
+    """A running plugin. One caller at a time; only :meth:`kill` may come from any other thread.
+
+    Args:
+        program: What to run; its source is trusted by whoever makes this.
+        clock: Where time comes from.
+
+    Raises:
+        PluginFailedError: When it cannot be loaded.
+    """
+
+    def __init__(self, program: Program, *, clock: Clock | None = None) -> None:
+        self._name = program.name
+        self._clock = clock if clock is not None else SystemClock()
+        self._printed = b""
+        self._is_closed = False
+        self._answers = b""
+        wanted = (*_ENVIRONMENT, *program.environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", host.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={name: os.environ[name] for name in wanted if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
+            cwd="/",
+            start_new_session=True,
+        )
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+        load = {
+            "source": program.source,
+            "module": program.module,
+            "file_name": f"<plugin {program.name}>",
+            "verbs": program.verbs,
+            "memory_bytes": program.memory_bytes,
+            "path": [str(Path(entry).resolve()) for entry in sys.path if entry],
+        }
+        self._ask({"load": load}, LOAD_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def call(self, verb: str, context: Mapping[str, Any], timeout_seconds: float) -> Any:
+        """What a function of the plugin answers, as JSON values.
+
+        Args:
+            verb: The function.
+            context: What it is given, JSON values.
+            timeout_seconds: After this long the process is killed.
+
+        Raises:
+            PluginFailedError: When it raises, takes too long, dies, or answers with what is no JSON.
+        """
+        return self._ask({"call": verb, "context": context}, timeout_seconds)
+
+    def kill(self) -> None:
+        """End it, with all that it has started; a call that is under way then fails. From any thread."""
+        if not self._is_closed:  # until it is waited for, its number is not given to another
+            with suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it, and free what it took. Calling it again does nothing."""
+        self.kill()
+        self._is_closed = True
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def _ask(self, message: dict[str, Any], timeout_seconds: float) -> Any:
+        waiting = json.dumps({**message, "timeout_seconds": timeout_seconds}).encode() + b"\n"
+        try:
+            line = self._exchange(waiting, self._clock.monotonic() + timeout_seconds)
+        except TimeoutError:
+            self.close()
+            raise PluginFailedError(f"it did not answer within {timeout_seconds:g} s", Failure.TIMED_OUT) from None
+        except OSError:  # a pipe that broke
+            line = b""
+        if not line:
+            self.close()
+            raise PluginFailedError(self._last_words(), Failure.DIED)
+        try:
+            answer = json.loads(line)
+            error = answer.get("error")
+            if error is None:
+                return answer["ok"]
+        except (ValueError, RecursionError, AttributeError, KeyError):
+            self.close()  # what else is in the pipe is no longer the answer to anything
+            raise PluginFailedError("its answer is no JSON", Failure.BAD_ANSWER) from None
+        if answer.get("fatal"):
+            self.close()
+            raise PluginFailedError(str(error), Failure.MEMORY if "MemoryError" in str(error) else Failure.DIED)
+        raise PluginFailedError(str(error), Failure.RAISED)
+
+    def _exchange(self, waiting: bytes, deadline: float) -> bytes:
+        """Send a message, and read until the answer's line is whole; empty when the process has gone."""
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        if stdin is None or stdout is None or stderr is None:
+            return b""
+        poll = select.poll()
+        poll.register(stdin, select.POLLOUT)
+        poll.register(stdout, select.POLLIN)
+        poll.register(stderr, select.POLLIN)
+        while True:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            for descriptor, _ in poll.poll(left * 1000):
+                if descriptor == stdin.fileno():
+                    waiting = waiting[os.write(descriptor, waiting) :]
+                    if not waiting:
+                        poll.unregister(stdin)
+                    continue
+                data = os.read(descriptor, 1 << 16)
+                if descriptor == stderr.fileno():
+                    self._printed = (self._printed + data)[-_MOST_PRINTED_BYTES:]
+                    if not data:
+                        poll.unregister(stderr)
+                    continue
+                self._answers += data
+                line, newline, rest = self._answers.partition(b"\n")
+                if newline:
+                    self._answers = rest
+                    return line
+                if not data or len(self._answers) > 2 * host.MOST_ANSWER_BYTES:
+                    return b""
+
+    def _last_words(self) -> str:
+        code = self._process.returncode
+        printed = self._printed.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return f"its process ended ({how}){f': {printed}' if printed else ''}"

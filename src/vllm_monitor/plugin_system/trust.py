@@ -1,0 +1,181 @@
+"""The list of sources that the operator trusts: sha256 sums in a file outside of every store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.errors import ConfigurationError, StorageError, StoreUnavailableError
+from vllm_monitor.persistence import private_file
+from vllm_monitor.persistence.file_locks import locked
+from vllm_monitor.persistence.private_folder import make_private_folder
+
+__all__ = ["TrustList", "default_trust_file", "sha256_of"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LOCK_SECONDS = 5.0
+
+
+def sha256_of(source: str) -> str:
+    """What trust in a source goes by."""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def default_trust_file() -> Path:
+    """``VLLMMON_TRUST_FILE``, or ``vllm-monitor/trusted_plugins.json`` in the user's folder of settings."""
+    given = os.environ.get("VLLMMON_TRUST_FILE")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "vllm-monitor" / "trusted_plugins.json"
+
+
+@dataclass(slots=True)
+class _Content:
+    trusted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    followed: dict[str, str] = field(default_factory=dict)
+
+
+class TrustList:
+    """Which plugin sources may run. Thread-safe, and safe between processes; never exported or imported.
+
+    Args:
+        path: The file (0600); ``None`` keeps the list in memory.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, path: Path | None, *, clock: Clock | None = None) -> None:
+        self.path = path
+        self._clock = clock if clock is not None else SystemClock()
+        self._in_memory = _Content()
+
+    def problem(self) -> str:
+        """Why nothing in the file is believed; empty when it is well, or not there yet."""
+        try:
+            self._read()
+        except StorageError as error:
+            return str(error)
+        return ""
+
+    def is_trusted(self, sha256: str) -> bool:
+        """Whether the operator trusts a source; a file that cannot be believed trusts nothing."""
+        return sha256 in self._believed().trusted
+
+    def trusted(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self._believed().trusted)
+
+    def followed(self) -> dict[str, str]:
+        """File to the name of the plugin whose newest content the operator trusts in advance."""
+        return dict(self._believed().followed)
+
+    def trust(self, sha256: str, name: str, *, follow: Path | None = None, unfollow: bool = False) -> None:
+        """Trust a source; durable on return.
+
+        Args:
+            sha256: Its sum.
+            name: The plugin's name, for whoever reads the file.
+            follow: Trust whatever stands in this file from now on, too.
+            unfollow: Follow no other file for that name any more.
+
+        Raises:
+            StoreUnavailableError: When the file cannot be written or believed.
+        """
+
+        def change(content: _Content) -> None:
+            content.trusted[sha256] = {"name": name, "trusted_at": self._clock.now()}
+            if unfollow:
+                content.followed = {path: one for path, one in content.followed.items() if one != name}
+            if follow is not None:
+                content.followed[str(follow)] = name
+
+        self._change(change)
+
+    def distrust(self, sha256: str, name: str) -> None:
+        """Take a source off the list, and follow no file for that name.
+
+        Raises:
+            StoreUnavailableError: When the file cannot be written or believed.
+        """
+
+        def change(content: _Content) -> None:
+            content.trusted.pop(sha256, None)
+            content.followed = {path: one for path, one in content.followed.items() if one != name}
+
+        self._change(change)
+
+    def _believed(self) -> _Content:
+        try:
+            return self._read()
+        except StorageError:
+            return _Content()
+
+    def _read(self) -> _Content:
+        if self.path is None:
+            return self._in_memory
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return _Content()
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise self._unusable("is no plain file")
+            if facts.st_uid not in (os.geteuid(), 0) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise self._unusable("can be written by others")
+            try:
+                return _parsed(json.loads(file.read(1 << 24)))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise self._unusable(f"is damaged: {error}") from error
+
+    def _change(self, change: Any) -> None:
+        if self.path is None:
+            change(self._in_memory)
+            return
+        try:
+            make_private_folder(self.path.parent)
+            with locked(self.path.with_name(f"{self.path.name}.lock"), _LOCK_SECONDS):
+                content = self._read()
+                change(content)
+                whole = {"version": 1, "trusted": content.trusted, "followed": content.followed}
+                private_file.write_whole(self.path, json.dumps(whole, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise self._unusable(f"cannot be written: {error}") from error
+
+    def _unusable(self, why: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"the list of trusted plugins {self.path} {why}",
+            hint="mend it, or remove it and trust your plugins again; VLLMMON_TRUST_FILE names another",
+        )
+
+
+def _parsed(whole: Any) -> _Content:
+    if whole.get("version", 1) != 1:
+        msg = "a newer version of vllm-monitor wrote it"
+        raise ValueError(msg)
+    trusted = {key: dict(value) for key, value in whole["trusted"].items() if _SHA256.fullmatch(key)}
+    followed = {str(path): str(name) for path, name in whole.get("followed", {}).items()}
+    return _Content(trusted, followed)
+
+
+def outside_of_store(path: Path, storage_dir: Path) -> Path:
+    """The file, unless it lies in the store: whoever can give us a store could then trust it as well.
+
+    Raises:
+        ConfigurationError: When it does.
+    """
+    if path.resolve().is_relative_to(storage_dir.resolve()):
+        raise ConfigurationError(
+            f"the list of trusted plugins {path} lies in the store {storage_dir}",
+            hint="set trust_file, or VLLMMON_TRUST_FILE, to a file outside of it",
+        )
+    return path

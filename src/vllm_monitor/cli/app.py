@@ -20,6 +20,7 @@ from vllm_monitor.cli.guardrails import guardrails
 from vllm_monitor.cli.happy_paths import happy_paths
 from vllm_monitor.cli.lifecycle import lifecycle
 from vllm_monitor.cli.options import clean
+from vllm_monitor.cli.plugins import plugins
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
 from vllm_monitor.cli.retention import retention
@@ -60,6 +61,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(guardrails, name="guardrails")
 app.add_typer(happy_paths, name="happy-paths")
+app.add_typer(plugins, name="plugins")
 
 
 def _print_version(wanted: bool) -> None:

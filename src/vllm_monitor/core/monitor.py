@@ -19,16 +19,19 @@ from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.follower import TargetFollower
 from vllm_monitor.core.monitor_verbs import MonitorVerbs
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.core.plugin_views import view_of
 from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.guardrails import AlertRouter, Guardrails, builtin_policies, parse_destination
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.plugin_system import PluginManager, TrustList, trust_file_of
 from vllm_monitor.records import (
     Event,
     LifecycleState,
     Observation,
     Severity,
+    TargetView,
 )
 
 __all__ = ["VLLMMonitor"]
@@ -38,6 +41,8 @@ _log = logging.getLogger(__name__)
 LEASE_RETRY_SECONDS = 5.0
 RESTART_SECONDS = 5.0
 GUARDRAILS_SECONDS = 20.0
+PLUGINS_SECONDS = 5.0
+TURN_SECONDS = 0.2
 _ENDED = (LifecycleState.TERMINATED, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
 
 
@@ -76,6 +81,16 @@ class VLLMMonitor(MonitorVerbs):
                 ttft_objective_seconds=self.config.ttft_objective_seconds,
                 inter_token_objective_seconds=self.config.inter_token_objective_seconds,
             ),
+        )
+        self.plugin_manager = PluginManager(
+            self.persistence_manager,
+            trust=TrustList(
+                trust_file_of(self.persistence_manager.config) if self.persistence_manager is not None else None,
+                clock=self._clock,
+            ),
+            guardrails=self.guardrails,
+            interval_seconds=self.config.interval_seconds,
+            clock=self._clock,
         )
         self._router = AlertRouter(
             (parse_destination(webhook.get_secret_value()) for webhook in self.config.alert_webhooks), clock=self._clock
@@ -213,6 +228,7 @@ class VLLMMonitor(MonitorVerbs):
             self._host_thread.shutdown(wait=False, cancel_futures=True)
             self._gpus.close()
             self._router.close()
+            self.plugin_manager.close()
             if self.persistence_manager is not None:
                 self.persistence_manager.close()
 
@@ -252,6 +268,9 @@ class VLLMMonitor(MonitorVerbs):
                 for url in list(self._targets)
             },
             "following": sorted(self._following),
+            "plugins": {
+                one.name: {"state": one.state.value, "reason": one.reason} for one in self.plugin_manager.all()
+            },
             "persistence": self.get_persistence_stats(),
         }
 
@@ -268,7 +287,9 @@ class VLLMMonitor(MonitorVerbs):
                 spread = self.config.interval_seconds / max(1, len(self._targets))
                 for number, target in enumerate(self._targets.values()):
                     self._start_task(target, number * spread)
-                self._tasks[""] = asyncio.create_task(self._take_up_guardrails())
+                self._tasks["guardrails"] = asyncio.create_task(self._take_up_guardrails())
+                self._tasks["plugins"] = asyncio.create_task(self._take_up_plugins())
+                self._tasks["turns of plugins"] = asyncio.create_task(self._give_plugins_their_turns())
             if started is not None:
                 started.set()
             try:
@@ -284,6 +305,7 @@ class VLLMMonitor(MonitorVerbs):
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.to_thread(self.plugin_manager.stop)
                 self._note("monitor_stopped", "the monitor has stopped")
 
     async def _take_up_guardrails(self) -> None:
@@ -294,6 +316,33 @@ class VLLMMonitor(MonitorVerbs):
                 await asyncio.to_thread(self.guardrails.load)
             except Exception:  # the watch goes on with those that are known
                 _log.exception("the guardrails cannot be loaded again")
+
+    async def _take_up_plugins(self) -> None:
+        """Plugins, and what became of them and of the trust in them meanwhile."""
+        await asyncio.to_thread(self.plugin_manager.start)
+        while True:
+            await self._clock.sleep(PLUGINS_SECONDS)
+            try:
+                await asyncio.to_thread(self.plugin_manager.refresh)
+            except Exception:  # the watch goes on with those that run
+                _log.exception("the plugins cannot be loaded again")
+
+    async def _give_plugins_their_turns(self) -> None:
+        while True:
+            await self._clock.sleep(TURN_SECONDS)
+            try:
+                self.plugin_manager.step(self._views)
+            except Exception:  # whatever it is, the watch goes on
+                _log.exception("the plugins could not be given their turns")
+
+    def _views(self) -> dict[str, TargetView]:
+        """The servers that this process itself watches, as plugins see them."""
+        with self._lock:
+            return {
+                url: view_of(tick, self._targets[url].labels)
+                for url, tick in self._latest.items()
+                if url not in self._following
+            }
 
     def _start_task(self, target: TargetSettings, first_delay_seconds: float) -> None:
         connections = self._connections

@@ -1,4 +1,4 @@
-"""What a monitor does with what it keeps: guardrails, happy paths, history, copies."""
+"""What a monitor does with what it keeps: guardrails, plugins, happy paths, history, copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.happy_paths import HappyPaths, execution_of
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.persistence.archive.archive_reports import ExportReport, ImportReport
-from vllm_monitor.records import Event, GuardrailPolicy, HappyPath, LifecycleState, MetricType, StateCheckpoint
+from vllm_monitor.plugin_system import PluginManager
+from vllm_monitor.records import (
+    Event,
+    GuardrailPolicy,
+    HappyPath,
+    LifecycleState,
+    MetricType,
+    PluginKind,
+    PluginStatus,
+    StateCheckpoint,
+)
 
 __all__ = ["MonitorVerbs"]
 
@@ -27,6 +37,7 @@ class MonitorVerbs:
 
     persistence_manager: PersistenceManager | None
     guardrails: Guardrails
+    plugin_manager: PluginManager
     _clock: Clock
     _targets: dict[str, TargetSettings]
 
@@ -56,6 +67,39 @@ class MonitorVerbs:
     def persist_guardrails(self) -> int:
         """Store every guardrail of the operator's own, and which of the package's are disabled; how many."""
         return self.guardrails.save()
+
+    def register_plugin(
+        self, name: str, plugin_type: str | PluginKind, execute_code: str, description: str = "", **metadata: Any
+    ) -> PluginStatus:
+        """Add a plugin from its source, or replace the one of its name; stored, trusted, and run while we watch.
+
+        Args:
+            name: Letters, digits, ``_``, ``-`` and ``.``.
+            plugin_type: ``collector``, ``detector``, ``strategy``, ``guardrail``, ``exporter`` or ``panel``.
+            execute_code: The text of a module with the function that its kind needs, see docs/plugins.md. It runs in
+                a process of its own.
+            description: For a person.
+            metadata: ``version``, ``config``, ``dependencies``, ``target`` and the other arguments of
+                :meth:`PluginManager.register`; anything else is kept with it.
+
+        Raises:
+            PluginError: When it cannot be loaded; nothing was changed then.
+            ConfigurationError: When the name or the kind is none.
+            StorageError: When it cannot be stored, or the trust in it cannot.
+        """
+        return self.plugin_manager.register(name, plugin_type, execute_code, description, **metadata)
+
+    def list_plugins(self, plugin_type: str | PluginKind | None = None) -> list[PluginStatus]:
+        """Every plugin, or those of a kind, and how they are doing.
+
+        Raises:
+            ConfigurationError: When there is no such kind.
+        """
+        return self.plugin_manager.all(plugin_type)
+
+    def persist_plugins(self) -> int:
+        """Store every plugin again as it is known; how many. Registering one has stored it already."""
+        return self.plugin_manager.save()
 
     def save_happy_path(
         self, path_id: str, name: str, *, target: str | None = None, last_seconds: float = 3600.0

@@ -3,7 +3,7 @@
 from vllm_monitor.plugin_system.answers import Panel
 from vllm_monitor.plugin_system.delivery import PluginStore
 from vllm_monitor.plugin_system.manager import PluginManager
-from vllm_monitor.plugin_system.trust import TrustList, default_trust_file, outside_of_store, sha256_of
+from vllm_monitor.plugin_system.trust import TrustList, sha256_of, trust_file_of
 from vllm_monitor.records import PLUGIN_VERBS, PluginContext, PluginKind, PluginState, PluginStatus, TargetView
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "PluginStore",
     "TargetView",
     "TrustList",
-    "default_trust_file",
-    "outside_of_store",
     "sha256_of",
+    "trust_file_of",
 ]

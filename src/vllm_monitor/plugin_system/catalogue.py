@@ -111,7 +111,7 @@ def candidate_of(record: PluginRecord, source: str, sha256: str) -> Candidate:
         ),
         record.target,
         record.version,
-        tuple(parse_dependency(text, record.name).name for text in record.dependencies),
+        tuple(parse_dependency(str(text), record.name).name for text in record.dependencies),
     )
 
 
@@ -188,7 +188,7 @@ def _among_others(
         why = f"plugins need each other in a circle: {circles[name]}; change what one of them needs"
         return replace(entry, state=PluginState.INVALID, reason=why, candidate=None)
     try:
-        check_dependencies(name, entry.record.dependencies, versions)
+        check_dependencies(name, map(str, entry.record.dependencies), versions)
     except PluginError as error:
         return replace(entry, state=PluginState.WAITING, reason=str(error), candidate=None)
     for needed in candidate.needs:

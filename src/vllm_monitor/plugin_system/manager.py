@@ -167,9 +167,9 @@ class PluginManager:
             )
         given = {key: metadata.get(key) for key in SETTABLE}
         said = declaration_of(source, name).kind
-        declared = declaration_of(source, name, {**given, "kind": kind})
         if kind is not None and said is not None and said != kind:
             raise ConfigurationError(f"plugin {name} says it is a {said}, not a {kind}", hint="say the same in both")
+        declared = declaration_of(source, name, {**given, "kind": kind})
         sha256 = sha256_of(source)
         kept = {"registered_sha256": sha256, **metadata, **({"file": str(file)} if file is not None else {})}
         record = PluginRecord(
@@ -567,8 +567,8 @@ class PluginManager:
         """Let run what may run; keep what runs when what should replace it cannot."""
         current, wanted = self._running.get(name), entry.candidate
         if wanted is None:
-            may_stay = current is not None and self.trust_list.is_trusted(current.candidate.sha256)
-            if current is not None and (_is_switched_off(entry) or entry.record.enabled is False or not may_stay):
+            stored_only = entry.state in (PluginState.UNTRUSTED, PluginState.INVALID)  # what runs is another source
+            if current is not None and not (stored_only and self.trust_list.is_trusted(current.candidate.sha256)):
                 self._end(name)
             return
         if current is None:

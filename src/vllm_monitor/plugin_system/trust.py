@@ -13,11 +13,11 @@ from typing import Any
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import ConfigurationError, StorageError, StoreUnavailableError
-from vllm_monitor.persistence import private_file
+from vllm_monitor.persistence import PersistenceConfig, private_file
 from vllm_monitor.persistence.file_locks import locked
 from vllm_monitor.persistence.private_folder import make_private_folder
 
-__all__ = ["TrustList", "default_trust_file", "sha256_of"]
+__all__ = ["TrustList", "default_trust_file", "sha256_of", "trust_file_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOCK_SECONDS = 5.0
@@ -167,15 +167,17 @@ def _parsed(whole: Any) -> _Content:
     return _Content(trusted, followed)
 
 
-def outside_of_store(path: Path, storage_dir: Path) -> Path:
-    """The file, unless it lies in the store: whoever can give us a store could then trust it as well.
+def trust_file_of(settings: PersistenceConfig) -> Path:
+    """Where the list for a store is: its ``trust_file``, or the default.
 
     Raises:
-        ConfigurationError: When it does.
+        ConfigurationError: When that lies in the store: whoever gives us a store could then trust it as well.
     """
-    if path.resolve().is_relative_to(storage_dir.resolve()):
+    if settings.trust_file is None:
+        return default_trust_file()
+    if settings.trust_file.resolve().is_relative_to(settings.storage_dir.resolve()):
         raise ConfigurationError(
-            f"the list of trusted plugins {path} lies in the store {storage_dir}",
-            hint="set trust_file, or VLLMMON_TRUST_FILE, to a file outside of it",
+            f"the list of trusted plugins {settings.trust_file} lies in the store {settings.storage_dir}",
+            hint="set trust_file to a file outside of it",
         )
-    return path
+    return settings.trust_file

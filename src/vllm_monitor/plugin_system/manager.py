@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ __all__ = ["PluginManager"]
 _log = logging.getLogger(__name__)
 
 OWN_METRICS_SECONDS = 15.0
-MOST_THREADS = 32
 _ASKED_ONCE = {PluginKind.GUARDRAIL: "guardrails", PluginKind.STRATEGY: "describe"}
 Views = Callable[[], Mapping[str, TargetView]]
 
@@ -90,7 +89,6 @@ class PluginManager:
         self._files = FollowedFiles()
         self._is_started = False
         self._own_metrics_at = self._clock.monotonic()
-        self._executor: Executor | None = None
         self._is_concurrent = concurrent
         self.refresh()
 
@@ -310,8 +308,6 @@ class PluginManager:
         """Run those that may run, from the next :meth:`step` on."""
         with self._changing:
             self._is_started = True
-            if self._is_concurrent and self._executor is None:
-                self._executor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="vllm-monitor-plugin")
             self.refresh()
 
     def stop(self) -> None:
@@ -322,9 +318,6 @@ class PluginManager:
                 stopped, self._running = list(self._running.values()), {}
             for running in stopped:
                 running.retire()
-            executor, self._executor = self._executor, None
-            if executor is not None:
-                executor.shutdown(wait=False, cancel_futures=True)
 
     def refresh(self) -> None:
         """Take in what is stored, trusted and written in followed files now; start, replace and end what that asks for.
@@ -363,14 +356,13 @@ class PluginManager:
             due = [running for running in self._running.values() if running.is_due()]
             for running in due:
                 running.is_busy = True
-            executor = self._executor
         if due:
             targets = views()
             for running in due:
-                if executor is None:
-                    self._turn(running, targets)
+                if self._is_concurrent:
+                    self._turn_beside(running, targets)
                 else:
-                    executor.submit(self._turn, running, targets)
+                    self._turn(running, targets)
         if self._clock.monotonic() >= self._own_metrics_at:
             self._own_metrics_at = self._clock.monotonic() + OWN_METRICS_SECONDS
             self._save_own_metrics()
@@ -414,6 +406,13 @@ class PluginManager:
         self.stop()
 
     # -- turns --------------------------------------------------------------------------------------------------
+
+    def _turn_beside(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
+        # A daemon, unlike the threads of a pool: a program that ends must not wait for a plugin that hangs.
+        name = f"vllm-monitor-plugin-{running.candidate.name}"
+        turn = threading.Thread(target=self._turn, args=(running, targets), name=name, daemon=True)
+        with suppress(RuntimeError):  # the interpreter is ending
+            turn.start()
 
     def _turn(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
         plugin = running.candidate

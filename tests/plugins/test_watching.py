@@ -1,0 +1,129 @@
+"""Plugins of a monitor that watches: registered by a program, run beside the watch, there again after a restart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.plugins.examples import COUNTER
+from tests.waiting import wait_until
+
+from vllm_monitor import MonitorConfig, VLLMMonitor
+from vllm_monitor.errors import PluginError
+from vllm_monitor.persistence import PersistenceConfig
+from vllm_monitor.plugin_system import PluginState
+from vllm_monitor.simulator import SimulatorProcess
+
+FAST = MonitorConfig(interval_seconds=0.2)
+RUNNING = """
+def collect(context):
+    return [{"name": "my_requests", "value": server["values"]["requests_running"], "target": url}
+            for url, server in context["targets"].items() if "requests_running" in server["values"]]
+"""
+
+
+def monitor_in(folder: Path) -> VLLMMonitor:
+    return VLLMMonitor(FAST, persistence_config=PersistenceConfig(storage_dir=folder / "store"))
+
+
+def test_registered_from_source_it_runs_and_goes_on_after_a_restart(tmp_path: Path) -> None:
+    with SimulatorProcess(seed=1, rate=20.0) as simulator, monitor_in(tmp_path) as monitor:
+        monitor.add_target(simulator.url)
+        status = monitor.register_plugin("mine", "collector", RUNNING, description="What runs.", owner="me")
+        assert status.record.metadata["owner"] == "me"
+        assert monitor.persistence_manager is not None
+        first = wait_until_stored(monitor, simulator.url)
+        assert monitor.get_system_health()["plugins"]["mine"]["state"] == "running"
+        monitor.close()
+        with monitor_in(tmp_path) as second:
+            second.add_target(simulator.url)
+            assert [one.record.description for one in second.list_plugins("collector")] == ["What runs."]
+            assert wait_until_stored(second, simulator.url, after=first) > first
+            assert second.persist_plugins() == 1
+
+
+def wait_until_stored(monitor: VLLMMonitor, url: str, after: float = 0.0) -> float:
+    """The time of a sample of the plugin that is newer."""
+    store = monitor.persistence_manager
+    assert store is not None
+    newest = [0.0]
+
+    def is_stored() -> bool:
+        found = store.get_metrics("custom", "my_requests", target=url)
+        newest[0] = found[0]["timestamp"] if found else 0.0
+        return newest[0] > after
+
+    wait_until(is_stored, "a sample of the plugin")
+    return newest[0]
+
+
+def test_constructing_runs_none_and_none_outlives_the_monitor(tmp_path: Path) -> None:
+    with monitor_in(tmp_path) as monitor:
+        monitor.register_plugin("mine", "collector", COUNTER)
+        wait_until(lambda: monitor.list_plugins()[0].calls, "a turn without any server")
+        assert processes()
+        monitor.stop()
+        assert not processes()
+        monitor.start()
+        wait_until(lambda: monitor.list_plugins()[0].calls, "turns after it was started again")
+    assert not processes()
+    monitor = monitor_in(tmp_path)
+    assert monitor.list_plugins()[0].state is PluginState.READY
+    assert not processes()
+    monitor.close()
+
+
+def processes() -> list[psutil.Process]:
+    """Processes of plugins of this one."""
+    found = psutil.Process(os.getpid()).children()
+    return [one for one in found if "plugin_system" in " ".join(one.cmdline()) and one.status() != "zombie"]
+
+
+def test_without_a_store_they_run_all_the_same() -> None:
+    with VLLMMonitor(FAST, enable_persistence=False) as monitor:
+        monitor.register_plugin("mine", "collector", COUNTER)
+        wait_until(lambda: monitor.list_plugins()[0].calls, "a turn")
+
+
+def test_trust_that_cannot_be_kept_is_told_and_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VLLMMON_TRUST_FILE", str(tmp_path / "file" / "trust.json"))
+    monitor = monitor_in(tmp_path)
+    with pytest.raises(Exception, match="VLLMMON_TRUST_FILE"):
+        monitor.register_plugin("mine", "collector", COUNTER)
+    assert monitor.list_plugins() == []
+    monitor.close()
+
+
+def test_a_function_is_refused_with_the_way_to_do_it(tmp_path: Path) -> None:
+    monitor = monitor_in(tmp_path)
+    with pytest.raises(Exception, match="text of a module"):
+        monitor.register_plugin("mine", "collector", lambda context: {})  # type: ignore[arg-type]  # what some will try
+    with pytest.raises(PluginError, match="line 1"):
+        monitor.register_plugin("mine", "collector", "def collect(:")
+    monitor.close()
+
+
+def test_a_program_that_forgets_to_close_ends_with_its_plugins(tmp_path: Path) -> None:
+    program = (
+        "from vllm_monitor import VLLMMonitor; from vllm_monitor.persistence import PersistenceConfig; import time\n"
+        f"m = VLLMMonitor(persistence_config=PersistenceConfig(storage_dir={str(tmp_path / 'store')!r}))\n"
+        "m.start()\n"
+        "m.register_plugin('idle', 'collector', 'def collect(c): return {}')\n"
+        "m.register_plugin('hang', 'collector', 'import time\\ndef collect(c): time.sleep(100)')\n"
+        "time.sleep(1)\n"
+        "import os; print(os.getpid())\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 5.0  # it does not wait for the one that hangs
+    left = [one for one in psutil.process_iter(["cmdline"]) if "plugin_system" in " ".join(one.info["cmdline"] or [])]
+    wait_until(lambda: not any(one.is_running() and one.ppid() == 1 for one in left), "its plugins to end")

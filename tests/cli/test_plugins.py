@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_a_running_watch_takes_up_what_is_added_and_switched_off(tmp_path: Path,
             wait_until(lambda: "my_turns" in stored_names(store), "its first sample", 20.0)
             wait_until(lambda: samples(store) > 5, "more of them")
             run("plugins", "disable", "counter", "--storage-dir", store)
-            wait_until(lambda: not has_children(watch.pid), "its process to end", 20.0)
+            wait_until(partial(has_no_children, watch.pid), "its process to end", 20.0)
         finally:
             watch.terminate()
             watch.communicate()
@@ -102,5 +102,5 @@ def stored_names(store: Path) -> str:
     return run("sql", "SELECT metric_name FROM series", "--storage-dir", store).stdout
 
 
-def has_children(pid: int) -> bool:
-    return any("plugin_system" in " ".join(one.cmdline()) for one in psutil.Process(pid).children())
+def has_no_children(pid: int) -> bool:
+    return not any("plugin_system" in " ".join(one.cmdline()) for one in psutil.Process(pid).children())

@@ -14,7 +14,11 @@ from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginState
 from vllm_monitor.plugin_system.dependencies import load_order
 
-READER = "def collect(context):\n    first = context['results']['counter']\n    return {'seen': first['my_turns'] if first else 0}\n"
+READER = """
+def collect(context):
+    first = context["results"]["counter"]
+    return {"seen": first["my_turns"] if first else 0}
+"""
 
 
 def test_it_is_loaded_after_what_it_needs_and_sees_its_answers(tmp_path: Path) -> None:
@@ -79,9 +83,9 @@ NAMES = st.sampled_from("abcdef")
 def test_order(needs: dict[str, set[str]]) -> None:
     order, circles = load_order(needs)
     assert sorted(order) == sorted(needs)
-    for name in needs:
+    for name, needed in needs.items():
         if name not in circles:
-            after = {other for other in needs[name] if other in needs}
+            after = {other for other in needed if other in needs}
             assert all(order.index(other) < order.index(name) for other in after)
     assert set(circles) <= set(needs)
     reached: dict[str, set[str]] = {name: {one for one in needs[name] if one in needs} for name in needs}

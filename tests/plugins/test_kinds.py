@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -69,6 +70,14 @@ def render(context):
     return {"title": "mine", "rows": [[url, server["condition"]] for url, server in context["targets"].items()]}
 """
 
+FICKLE = """
+asked = 0
+def guardrails(context):
+    global asked
+    asked += 1
+    return [{"name": f"g{asked}", "condition": "restarts > 1"}]
+"""
+
 
 class TestCollector(CollectorContract):
     source = COLLECTOR
@@ -102,19 +111,23 @@ class TestPanel(PanelContract):
 @pytest.mark.parametrize(
     ("contract", "source", "words"),
     [
-        (CollectorContract, "def collect(context):\n    return {u: s['values']['x'] for u, s in context['targets'].items()}\n", "x"),
+        (CollectorContract, "def collect(context):\n    return {'x': context['targets']['y']['values']}\n", "y"),
         (DetectorContract, DETECTOR.replace("> 100", "> 1"), "false|warned of a healthy server"),
-        (GuardrailContract, "n = 0\ndef guardrails(context):\n    global n\n    n += 1\n    return [{'name': f'g{n}', 'condition': 'restarts > 1'}]\n", "answered"),
+        (GuardrailContract, FICKLE, "answered"),
         (StrategyContract, STRATEGY.replace('"done": False', '"done": True'), "dry run"),
         (PanelContract, "def render(context):\n    return {'rows': context['targets']['x']}\n", "KeyError|it shows"),
     ],
 )  # fmt: skip
 def test_a_contract_can_be_broken(contract: type[CollectorContract], source: str, words: str) -> None:
     broken = type("Broken", (contract,), {"source": source})()
-    with pytest.raises(AssertionError, match=words):
-        for name in dir(broken):
-            if name.startswith("test_"):
+    complaints = []
+    for name in dir(broken):
+        if name.startswith("test_"):
+            try:
                 getattr(broken, name)()
+            except AssertionError as error:
+                complaints.append(str(error))
+    assert re.search(words, " ".join(complaints))
 
 
 def test_samples_land_in_the_store_like_any_other(tmp_path: Path) -> None:
@@ -198,9 +211,8 @@ def test_policies_are_there_survive_and_go_with_their_plugin(tmp_path: Path) -> 
 def test_policies_that_make_no_sense_are_refused_when_the_plugin_is_added(source: str, words: str) -> None:
     guardrails = Guardrails()
     before = guardrails.all()
-    with managed(guardrails=guardrails) as (manager, _):
-        with pytest.raises(PluginError, match=words):
-            manager.register("mine", "guardrail", source)
+    with managed(guardrails=guardrails) as (manager, _), pytest.raises(PluginError, match=words):
+        manager.register("mine", "guardrail", source)
     assert guardrails.all() == before
 
 

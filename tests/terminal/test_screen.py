@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.plugin_system import Panel
 from vllm_monitor.records import Condition, Event, GpuInfo, HostPressure, LifecycleState, ProcessInfo, Severity
 from vllm_monitor.terminal import LiveView, StoreLine
 from vllm_monitor.terminal.conditions import URGENCY_ORDER, condition_label
@@ -242,6 +243,22 @@ def test_events_are_shown_once_and_newest_first(picture: Picture, lines_of: Line
     view.update([picture(1)], events, STORE)
     found = [line.split()[-1] for line in lines_of(view, 80, 24) if "info" in line]
     assert found == ["2", "1", "0"]
+
+
+def test_panels_of_plugins(picture: Picture, lines_of: Lines) -> None:
+    view = LiveView()
+    rows = (("jobs", "3"), ("a very long name " * 20, "\x1b[31mred\x1b[0m"))
+    view.update([picture(0)], [], STORE, [Panel("my panel", rows)])
+    for width, height in SIZES:
+        lines = lines_of(view, width, height)
+        assert max(map(cell_len, lines)) <= width
+        assert len(lines) <= height
+        if height >= 40:
+            assert any("my panel" in line for line in lines)
+            assert any(line.split() == ["jobs", "3"] for line in lines)
+    assert not any("\x1b" in line for line in lines)
+    view.update([picture(1)], [], STORE)
+    assert not any("my panel" in line for line in lines_of(view, 200, 60))
 
 
 HOSTILE = "[red]boom[/red] \x1b[31mANSI\x1b[0m\x1b]0;owned\x07 :bomb:\r\n\x9b2J [/]"

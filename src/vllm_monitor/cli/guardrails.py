@@ -162,6 +162,28 @@ def try_out(
             _show(url, list(fired_in_store(policy, store, url, start, end)), as_json=json)
 
 
+@guardrails.command("export")
+def export(
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write it to this file (default: print it).", show_default=False)
+    ] = None,
+    storage_dir: StorageDirOption = None,
+    backend: BackendOption = None,
+) -> None:
+    """Write the guardrails as a rules file of Prometheus, as far as a page of vLLM can say them."""
+    from vllm_monitor.guardrails import prometheus_rules
+
+    with _opened(storage_dir, backend) as (_, known):
+        rules = prometheus_rules([one.policy for one in known.all()])
+    if output is None:
+        typer.echo(rules.text, nl=False)
+    else:
+        output.write_text(rules.text, encoding="utf-8")
+        typer.echo(
+            f"{len(rules.exported)} rules are in {output}; {len(rules.left_out)} cannot be said there (see its head)"
+        )
+
+
 def _given(
     name: str,
     condition: str | None,

@@ -153,7 +153,7 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
             ticked.clear()
             fresh = [events.popleft() for _ in range(len(events))]
             snapshots = [tick.snapshot for tick in monitor.latest().values()]
-            view.update(snapshots, fresh, store_lines.newest())
+            view.update(snapshots, fresh, store_lines.newest(), monitor.plugin_manager.panels())
             done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target
         monitor.stop()
         view.update([tick.snapshot for tick in monitor.latest().values()], [], store_lines.newest(count=True))

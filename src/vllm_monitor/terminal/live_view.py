@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.plugin_system import Panel
 from vllm_monitor.records import Event
 from vllm_monitor.terminal.held_stderr import HeldStderr
 from vllm_monitor.terminal.plain import PlainLines
@@ -74,17 +75,20 @@ class LiveView:
         """Whether the console is a terminal that can move its cursor."""
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
-    def update(self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine) -> None:
+    def update(
+        self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine, panels: Sequence[Panel] = ()
+    ) -> None:
         """Take one tick.
 
         Args:
             snapshots: The newest picture of each target; one given before is recognised.
             events: What happened; events given before are recognised and not shown twice.
             store: The state of the store.
+            panels: What plugins show.
         """
         with self._lock:
             before = self._watched.last_timestamp
-            self._watched.take(snapshots, events, store)
+            self._watched.take(snapshots, events, store, panels)
             if self._watched.last_timestamp != before:  # the same pictures again are no sign of life
                 self._updated_at = self._clock.monotonic()
             if not self.full_screen:

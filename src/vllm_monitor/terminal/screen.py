@@ -18,6 +18,7 @@ from vllm_monitor.terminal.sections import (
     events_section,
     heading,
     heartbeat_section,
+    panel_section,
     store_section,
     text_section,
     title_section,
@@ -72,7 +73,7 @@ def screen_lines(watched: Watched, screen: Screen) -> list[Text]:
     """At most ``screen.height`` lines of at most ``screen.width`` cells; the essential ones survive longest."""
     histories = watched.most_urgent_first
     if not histories:
-        sections = [_waiting(screen), *_store(watched, screen)]
+        sections = [_waiting(screen), *_panels(watched, screen), *_store(watched, screen)]
     elif len(histories) == 1:
         title = title_section(histories[0].snapshot, watched.duration_seconds, screen.width, screen.script)
         sections = [
@@ -80,6 +81,7 @@ def screen_lines(watched: Watched, screen: Screen) -> list[Text]:
             *_silence(screen),
             *_details(watched, histories[0], screen),
             *_notes(histories[0], screen),
+            *_panels(watched, screen),
             *_store(watched, screen),
         ]
     else:
@@ -99,6 +101,7 @@ def _fleet(watched: Watched, histories: list[TargetHistory], screen: Screen) -> 
         blank(),
         fixed([heading(f"most urgent: {top.snapshot.target}", screen.width, screen.script)], priority=2),
         *_details(watched, top, screen, of_many=True),
+        *_panels(watched, screen),
         *_store(watched, screen),
     ]
 
@@ -162,6 +165,10 @@ def _store(watched: Watched, screen: Screen) -> list[Section]:
     log = f"log: {screen.log_line}" if screen.log_line else ""
     store = store_section(watched.store, screen.store_description, screen.width, screen.script, priority=1)
     return [text_section(log, screen.width, screen.script, most=1, style="yellow", priority=7), store]
+
+
+def _panels(watched: Watched, screen: Screen) -> list[Section]:
+    return [panel_section(panel, screen.width, screen.script, priority=7) for panel in watched.panels]
 
 
 def _silence(screen: Screen) -> list[Section]:

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.plugin_system import Panel
 from vllm_monitor.records import Condition, Event, Severity
 from vllm_monitor.terminal import format as human
 from vllm_monitor.terminal.arrange import Section, fixed
@@ -28,6 +29,7 @@ __all__ = [
     "events_section",
     "heading",
     "heartbeat_section",
+    "panel_section",
     "store_section",
     "text_section",
     "title_section",
@@ -145,6 +147,17 @@ def events_section(
     if not events:
         return fixed([])
     return Section(build, 1 + min(wanted, len(events)), 2, priority)
+
+
+def panel_section(panel: Panel, width: int, script: Script, *, priority: int) -> Section:
+    """What a plugin shows: names on the left, values on the right of them."""
+    names = min(max((cell_len(script.clean(name)) for name, _ in panel.rows), default=0), max(8, width // 2))
+
+    def build(height: int) -> list[Text]:
+        rows = [[Cell(name, names), Cell(value, max(0, width - names - 2))] for name, value in panel.rows[: height - 1]]
+        return [heading(panel.title, width, script), *(indented(line(row, script)) for row in rows)]
+
+    return Section(build, 1 + len(panel.rows), min(2, 1 + len(panel.rows)), priority)
 
 
 def store_section(store: StoreLine, description: str, width: int, script: Script, *, priority: int) -> Section:

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from vllm_monitor.picture.snapshot import Snapshot
+from vllm_monitor.plugin_system import Panel
 from vllm_monitor.records import Event
 from vllm_monitor.terminal.conditions import CALM, urgency
 from vllm_monitor.terminal.history import TargetHistory
@@ -25,13 +26,17 @@ class Watched:
     def __init__(self) -> None:
         self.histories: dict[str, TargetHistory] = {}
         self.store = StoreLine()
+        self.panels: tuple[Panel, ...] = ()
         self.first_timestamp: float | None = None
         self.last_timestamp: float | None = None
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
 
-    def take(self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine) -> None:
+    def take(
+        self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine, panels: Sequence[Panel] = ()
+    ) -> None:
         """Take one tick. Events that are already known are not taken twice."""
         self.store = store
+        self.panels = tuple(panels)
         if snapshots:
             now = max(snapshot.timestamp for snapshot in snapshots)
             for snapshot in snapshots:

@@ -71,7 +71,9 @@ EXAMPLE_TARGETS: Mapping[str, TargetView] = {
 
 
 class PluginContract:
-    """What every plugin must do. Subclass the one of its kind in a test module, and pytest collects it::
+    """What every plugin must do.
+
+    Subclass the contract of its kind in a test module, and pytest collects it::
 
         class TestMine(CollectorContract):
             source = Path("mine.py").read_text()

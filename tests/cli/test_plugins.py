@@ -87,7 +87,7 @@ def test_a_running_watch_takes_up_what_is_added_and_switched_off(tmp_path: Path,
     with SimulatorProcess(seed=1, rate=5.0) as simulator:
         watch = start("watch", simulator.url, "--interval", "0.5", "--storage-dir", store)
         try:
-            wait_until(lambda: (store / "monitor.db").exists(), "the watch to begin")
+            wait_until((store / "monitor.db").exists, "the watch to begin")
             run("plugins", "add", file, "--storage-dir", store)
             wait_until(lambda: "my_turns" in stored_names(store), "its first sample", 20.0)
             wait_until(lambda: samples(store) > 5, "more of them")

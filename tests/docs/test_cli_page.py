@@ -56,7 +56,7 @@ def test_commands_and_options_of_the_program() -> None:
 def test_variables() -> None:
     rows = documented("Settings")
     expected = {f"VLLMMON_{name.upper()}" for name in MonitorConfig.model_fields}
-    assert set(rows) - {"VLLMMON_STORAGE_DIR"} == expected
+    assert set(rows) - {"VLLMMON_STORAGE_DIR", "VLLMMON_TRUST_FILE"} == expected
     for name, field in MonitorConfig.model_fields.items():
         key, default, _ = rows[f"VLLMMON_{name.upper()}"]
         assert key == f"`{name}`"

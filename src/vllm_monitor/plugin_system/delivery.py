@@ -33,7 +33,15 @@ from vllm_monitor.records import (
     TargetView,
 )
 
-__all__ = ["Delivery", "PluginStore"]
+__all__ = ["OWN_METRICS", "Delivery", "PluginStore"]
+
+OWN_METRICS = (
+    "vllm_monitor_plugin_calls_total",
+    "vllm_monitor_plugin_failures_total",
+    "vllm_monitor_plugin_timeouts_total",
+    "vllm_monitor_plugin_call_seconds_total",
+)
+"""What is stored of each plugin itself: calls, failures, those of them that took too long, and time in calls."""
 
 
 class PluginStore(Protocol):

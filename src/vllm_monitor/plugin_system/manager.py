@@ -22,7 +22,7 @@ from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.plugin_system.answers import BadAnswerError, Panel
 from vllm_monitor.plugin_system.catalogue import SETTABLE, Candidate, Entry, candidate_of, judge, record_of_installed
 from vllm_monitor.plugin_system.declaration import checked_kind, checked_name, declaration_of
-from vllm_monitor.plugin_system.delivery import Delivery, PluginStore
+from vllm_monitor.plugin_system.delivery import OWN_METRICS, Delivery, PluginStore
 from vllm_monitor.plugin_system.followed_files import FollowedFiles, read_source
 from vllm_monitor.plugin_system.installed import InstalledPlugin, installed_plugins
 from vllm_monitor.plugin_system.process import Failure, PluginFailedError
@@ -513,13 +513,8 @@ class PluginManager:
         with self._lock:
             running = dict(self._running)
         for name, one in running.items():
-            figures = {
-                "vllm_monitor_plugin_calls_total": float(one.calls),
-                "vllm_monitor_plugin_failures_total": float(one.failures),
-                "vllm_monitor_plugin_timeouts_total": float(one.timeouts),
-                "vllm_monitor_plugin_call_seconds_total": one.call_seconds,
-            }
-            for metric, value in figures.items():
+            figures = (float(one.calls), float(one.failures), float(one.timeouts), one.call_seconds)
+            for metric, value in zip(OWN_METRICS, figures, strict=True):
                 self._store.save_metric(MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now)
 
     # -- changes of what runs -----------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ PLUGIN = {
 
 
 def export(context: PluginContext) -> None:
-    """Write a line for each server."""
+    said = ({"time": context["now"], "target": url, **server} for url, server in context["targets"].items())
     with Path(context["config"]["path"]).open("a", encoding="utf-8") as file:
-        for url, server in context["targets"].items():
-            file.write(json.dumps({"time": context["now"], "target": url, "condition": server["condition"]}) + "\n")
+        file.writelines(json.dumps(one) + "\n" for one in said)

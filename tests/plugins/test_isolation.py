@@ -53,7 +53,7 @@ def test_what_fails_is_counted_and_disabled_with_the_reason(what: str, tmp_path:
         managed(store) as (manager, clock),
     ):
         manager.register("good", "collector", COUNTER)
-        manager.register("bad", "collector", source, timeout_seconds=0.3)
+        manager.register("bad", "collector", source, timeout_seconds=0.3 if "0.3 s" in reason else 30.0)
         turns(manager, clock, 12)
         bad, good = manager.get("bad"), manager.get("good")
         assert bad.state is PluginState.DISABLED

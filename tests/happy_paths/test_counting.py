@@ -12,6 +12,7 @@ from vllm_monitor import MonitorConfig, VLLMMonitor
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.simulator import SimulatorProcess
 
+SHUTDOWN = "(APIServer pid=1) INFO [shutdown] API server: shutdown triggered\n"  # a server that is asked to end
 FAST = MonitorConfig(interval_seconds=0.2)
 
 

@@ -106,6 +106,18 @@ def test_a_followed_file_is_taken_up_when_it_changes(tmp_path: Path) -> None:
         assert store.get_metrics("custom")[0]["value"] == 1.0
 
 
+def test_what_it_was_given_stays_when_its_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "plain.py"
+    file.write_text("def collect(context): return {'x': 1}\n")
+    with managed() as (manager, _):
+        manager.add_file(file, plugin_type="collector", config={"x": 1}, target="http://a:1", follow=True)
+        file.write_text("def collect(context): return {'x': 2}\n")
+        manager.refresh()
+        assert manager.call("plain", "collect") == {"x": 2}
+        record = only(manager).record
+        assert (record.plugin_type, record.config, record.target) == ("collector", {"x": 1}, "http://a:1")
+
+
 def test_a_file_that_is_not_followed_runs_as_it_was_added(tmp_path: Path) -> None:
     file = tmp_path / "counter.py"
     file.write_text(COUNTER)

@@ -140,6 +140,14 @@ def test_a_source_whose_trust_is_withdrawn_stops(tmp_path: Path) -> None:
         assert not trust.is_trusted(sha256_of(COUNTER))
 
 
+def test_removing_one_of_two_with_the_same_source_leaves_the_other(tmp_path: Path) -> None:
+    with managed() as (manager, _):
+        manager.register("one", "collector", COUNTER)
+        manager.register("two", "collector", COUNTER)
+        manager.remove("one")
+        assert only(manager).state is PluginState.RUNNING
+
+
 def test_the_list_is_private_and_says_what_it_is_about(tmp_path: Path) -> None:
     path = tmp_path / "new" / "trust.json"
     trust = TrustList(path, clock=ManualClock(5.0))

@@ -138,6 +138,9 @@ def add(
         PluginKind | None, typer.Option("--kind", help="What it is for (default: what it says).", show_default=False)
     ] = None,
     config: ConfigOption = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="The only server it is for (default: all).", show_default=False)
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Take up, and trust, whatever the file holds from now on.")
     ] = False,
@@ -145,13 +148,17 @@ def add(
     backend: BackendOption = None,
 ) -> None:
     """Add a plugin, or replace the one of its name; its source is trusted from now on."""
+    from vllm_monitor.cli.query import normalised
+
     settings = _parsed(config)
     with _opened(storage_dir, backend) as (_, known):
         is_installed = not Path(file).exists() and any(one.name == file for one in known.all())
         if is_installed:
             found = known.trust(file, config=settings)
         else:
-            found = known.add_file(Path(file), name=name, plugin_type=kind, config=settings, follow=follow)
+            found = known.add_file(
+                Path(file), name=name, plugin_type=kind, config=settings, target=normalised(target), follow=follow
+            )
     _tell(found, f"{found.name} was added and is trusted")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,15 +204,19 @@ class PluginManager:
         name: str | None = None,
         plugin_type: PluginKind | str | None = None,
         config: Mapping[str, Any] | None = None,
+        target: str | None = None,
         follow: bool = False,
     ) -> PluginStatus:
         """Add the plugin in a file, see :meth:`register`.
+
+        What a plugin of that name has been given before, and is not given now, stays.
 
         Args:
             path: A Python file.
             name: Its name; by default what it declares, or that of the file.
             plugin_type: What it is for; by default what it declares.
-            config: Its settings; ``None`` keeps those that the plugin has.
+            config: Its settings.
+            target: The only server it is for.
             follow: Take up and trust whatever stands in the file from now on.
 
         Raises:
@@ -225,10 +228,19 @@ class PluginManager:
         source = read_source(path, follow=follow)
         declared = declaration_of(source, path.name)
         called = name or declared.name or path.stem
-        if config is None:
-            known = self._records().get(called)
-            config = known.config if known is not None else {}
-        return self.register(called, plugin_type, source, config=config, file=path, follow=follow)
+        known = self._records().get(called) or PluginRecord(called, "")
+        if declared.kind is None and plugin_type is None:
+            plugin_type = known.plugin_type or None
+        return self.register(
+            called,
+            plugin_type,
+            source,
+            config=known.config if config is None else config,
+            target=known.target if target is None else target,
+            file=path,
+            follow=follow,
+            **{key: known.metadata[key] for key in SETTABLE if key in known.metadata},
+        )
 
     def trust(self, name: str, *, config: Mapping[str, Any] | None = None) -> PluginStatus:
         """Trust the source of a plugin as it is now; it runs from the next :meth:`refresh` on.
@@ -274,6 +286,8 @@ class PluginManager:
                 "plugin_enabled" if enabled else "plugin_disabled",
                 f"plugin {name} was switched " + ("on" if enabled else "off"),
             )
+            if not enabled:
+                self._delivery.withdraw(name)
             self.refresh()
         return self.get(name)
 
@@ -286,7 +300,9 @@ class PluginManager:
         with self._changing:
             self.refresh()
             entry = self._entry(name)
-            self.trust_list.distrust(entry.sha256, name)
+            shared = any(one.sha256 == entry.sha256 for other, one in self._entries.items() if other != name)
+            self.trust_list.distrust("" if shared else entry.sha256, name)
+            self._delivery.withdraw(name)
             if self._store is None:
                 self._in_memory.pop(name, None)
             elif name in self._store.load_plugins():
@@ -354,11 +370,10 @@ class PluginManager:
         """
         with self._lock:
             due = [running for running in self._running.values() if running.is_due()]
-            for running in due:
-                running.is_busy = True
         if due:
             targets = views()
             for running in due:
+                running.is_busy = True
                 if self._is_concurrent:
                     self._turn_beside(running, targets)
                 else:
@@ -411,8 +426,10 @@ class PluginManager:
         # A daemon, unlike the threads of a pool: a program that ends must not wait for a plugin that hangs.
         name = f"vllm-monitor-plugin-{running.candidate.name}"
         turn = threading.Thread(target=self._turn, args=(running, targets), name=name, daemon=True)
-        with suppress(RuntimeError):  # the interpreter is ending
+        try:
             turn.start()
+        except RuntimeError:  # the interpreter is ending, or there are no threads to be had now
+            running.is_busy = False
 
     def _turn(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
         plugin = running.candidate
@@ -423,9 +440,11 @@ class PluginManager:
             once = _ASKED_ONCE.get(plugin.kind)
             if once is None:
                 answer = running.call(PLUGIN_VERBS[plugin.kind][0], self._context(plugin, seen, None))
-                self._delivery.take(plugin, answer, seen)
                 with self._lock:
+                    if self._running.get(plugin.name) is not running:
+                        return  # it was switched off or replaced meanwhile
                     self._results[plugin.name] = answer
+                self._delivery.take(plugin, answer, seen)
             else:
                 running.load()  # it has nothing to do by itself, but if its process died it is there again
             running.note_success()

@@ -99,7 +99,7 @@ class TrustList:
         self._change(change)
 
     def distrust(self, sha256: str, name: str) -> None:
-        """Take a source off the list, and follow no file for that name.
+        """Take a source off the list (an empty one is none), and follow no file for that name.
 
         Raises:
             StoreUnavailableError: When the file cannot be written or believed.

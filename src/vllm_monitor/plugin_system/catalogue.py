@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +13,10 @@ from vllm_monitor.plugin_system.declaration import Declaration, checked_kind, de
 from vllm_monitor.plugin_system.dependencies import check_dependencies, load_order, parse_dependency
 from vllm_monitor.plugin_system.installed import InstalledPlugin
 from vllm_monitor.plugin_system.process import Program
-from vllm_monitor.plugin_system.trust import TrustList, sha256_of
+from vllm_monitor.plugin_system.trust import sha256_of
 from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginRecord, PluginState
 
-__all__ = ["SETTABLE", "Candidate", "Entry", "candidate_of", "judge", "record_of_installed"]
+__all__ = ["SETTABLE", "Candidate", "Entry", "candidate_of", "declared_record", "judge"]
 
 SETTABLE = ("interval_seconds", "timeout_seconds", "memory_bytes", "config_schema")
 """What an operator may say instead of the plugin, in its ``metadata``. Not ``environment``: trust covers the source."""
@@ -66,11 +67,29 @@ class Entry:
     sha256: str = ""
     candidate: Candidate | None = field(default=None, compare=False)
 
+    @property
+    def is_switched_off(self) -> bool:
+        """Whether a person did it; what failures have switched off keeps its guardrails."""
+        return self.state is PluginState.DISABLED and "disabled_because" not in self.record.metadata
 
-def record_of_installed(plugin: InstalledPlugin) -> PluginRecord:
+
+def _record_of_installed(plugin: InstalledPlugin) -> PluginRecord:
     """What would be stored of a plugin that another package brings."""
     return PluginRecord(
         plugin.name, "", metadata={"module": plugin.module, "distribution": plugin.distribution}, description=""
+    )
+
+
+def declared_record(record: PluginRecord, plugin: InstalledPlugin) -> PluginRecord:
+    """The record of an installed plugin, with what its module says of itself."""
+    declared = declaration_of(plugin.source, plugin.name)
+    return replace(
+        record,
+        plugin_type=declared.kind.value if declared.kind is not None else "",
+        version=declared.version,
+        description=declared.description,
+        dependencies=list(declared.dependencies),
+        metadata={**record.metadata, **_record_of_installed(plugin).metadata},
     )
 
 
@@ -116,18 +135,25 @@ def candidate_of(record: PluginRecord, source: str, sha256: str) -> Candidate:
 
 
 def judge(
-    records: Iterable[PluginRecord], installed: Mapping[str, InstalledPlugin], trust: TrustList
+    records: Iterable[PluginRecord],
+    installed: Mapping[str, InstalledPlugin],
+    trusted: AbstractSet[str],
+    trust_problem: str = "",
 ) -> dict[str, Entry]:
     """Every plugin that there is, in the order in which they are loaded.
 
     Nothing of a source that is not trusted is even parsed.
+
+    Args:
+        records: What is stored.
+        installed: What other packages bring.
+        trusted: Sums of the sources that the operator trusts.
+        trust_problem: Why the list of these cannot be believed; empty when it can.
     """
     known = {record.name: record for record in records}
     for name, plugin in installed.items():
-        known.setdefault(name, record_of_installed(plugin))
-    trusted = trust.trusted()
-    problem = trust.problem()
-    entries = {name: _alone(record, installed, trusted, problem) for name, record in known.items()}
+        known.setdefault(name, _record_of_installed(plugin))
+    entries = {name: _alone(record, installed, trusted, trust_problem) for name, record in known.items()}
     versions = {name: record.version for name, record in known.items()}
     needs = {name: entry.candidate.needs if entry.candidate else () for name, entry in entries.items()}
     order, circles = load_order(needs)
@@ -141,7 +167,7 @@ def judge(
 
 
 def _alone(
-    record: PluginRecord, installed: Mapping[str, InstalledPlugin], trusted: frozenset[str], trust_problem: str
+    record: PluginRecord, installed: Mapping[str, InstalledPlugin], trusted: AbstractSet[str], trust_problem: str
 ) -> Entry:
     """What can be said without the other plugins."""
     plugin = installed.get(record.name) if not record.source else None

@@ -20,6 +20,7 @@ from vllm_monitor.plugin_system.answers import (
     strategy_of,
 )
 from vllm_monitor.plugin_system.catalogue import Candidate
+from vllm_monitor.plugin_system.running import RunningPlugin
 from vllm_monitor.records import (
     Event,
     FailurePrediction,
@@ -191,6 +192,16 @@ class Delivery:
             self._store.enqueue_event(
                 Event(timestamp=self._clock.now(), event_type=event_type, message=message, severity=severity, data=data)
             )
+
+    def keep_figures(self, plugins: Mapping[str, RunningPlugin]) -> None:
+        """Store how much each of these has been called, how often it failed, and what that took."""
+        now = self._clock.now()
+        for name, one in plugins.items() if self._store is not None else ():
+            figures = (float(one.calls), float(one.failures), float(one.timeouts), one.call_seconds)
+            for metric, value in zip(OWN_METRICS, figures, strict=True):
+                self._store.save_metric(  # type: ignore[union-attr]  # the loop above
+                    MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now
+                )
 
     def _predict(self, plugin: str, prediction: FailurePrediction) -> None:
         """Keep a prediction, unless the plugin's last one of this server and failure is still open."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from vllm_monitor.errors import (
 )
 from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.plugin_system.answers import BadAnswerError, Panel
-from vllm_monitor.plugin_system.catalogue import SETTABLE, Candidate, Entry, candidate_of, judge, record_of_installed
+from vllm_monitor.plugin_system.catalogue import SETTABLE, Entry, declared_record, judge
 from vllm_monitor.plugin_system.declaration import checked_kind, checked_name, declaration_of
-from vllm_monitor.plugin_system.delivery import OWN_METRICS, Delivery, PluginStore
+from vllm_monitor.plugin_system.delivery import Delivery, PluginStore
 from vllm_monitor.plugin_system.followed_files import FollowedFiles, read_source
 from vllm_monitor.plugin_system.installed import InstalledPlugin, installed_plugins
-from vllm_monitor.plugin_system.process import Failure, PluginFailedError
+from vllm_monitor.plugin_system.process import PluginFailedError
+from vllm_monitor.plugin_system.runner import PluginRunner, Views
 from vllm_monitor.plugin_system.running import RunningPlugin
 from vllm_monitor.plugin_system.trust import TrustList, sha256_of
 from vllm_monitor.records import (
     PLUGIN_VERBS,
-    MetricType,
     PluginKind,
     PluginRecord,
     PluginState,
@@ -41,10 +41,6 @@ from vllm_monitor.records import (
 __all__ = ["PluginManager"]
 
 _log = logging.getLogger(__name__)
-
-OWN_METRICS_SECONDS = 15.0
-_ASKED_ONCE = {PluginKind.GUARDRAIL: "guardrails", PluginKind.STRATEGY: "describe"}
-Views = Callable[[], Mapping[str, TargetView]]
 
 
 class PluginManager:
@@ -75,20 +71,20 @@ class PluginManager:
         self._clock = clock if clock is not None else SystemClock()
         self.trust_list = trust if trust is not None else TrustList(None, clock=self._clock)
         self._store = store
-        self._interval_seconds = interval_seconds
         self._delivery = Delivery(store, guardrails, clock=self._clock)
+        self._runner = PluginRunner(
+            self._delivery,
+            interval_seconds=interval_seconds,
+            clock=self._clock,
+            concurrent=concurrent,
+            on_disabled=self._disable,
+        )
         self._lock = threading.RLock()
         self._changing = threading.RLock()  # one change of what runs at a time; processes start within it
         self._in_memory: dict[str, PluginRecord] = {}
         self._installed: dict[str, InstalledPlugin] | None = None
         self._entries: dict[str, Entry] = {}
-        self._running: dict[str, RunningPlugin] = {}
-        self._rejected: dict[str, tuple[Candidate, str]] = {}
-        self._results: dict[str, Any] = {}
         self._files = FollowedFiles()
-        self._is_started = False
-        self._own_metrics_at = self._clock.monotonic()
-        self._is_concurrent = concurrent
         self.refresh()
 
     # -- which there are ----------------------------------------------------------------------------------------
@@ -181,16 +177,14 @@ class PluginManager:
             target=target,
         )
         with self._changing:
-            trial = self._tried(record, candidate_of(record, source, sha256))
+            trial = self._tried(record)
             try:
                 self.trust_list.trust(sha256, name, follow=file if follow else None, unfollow=True)
                 self._save(record)
-                with self._lock:
-                    self._rejected.pop(name, None)
             except BaseException:
                 trial.retire()
                 raise
-            self._take_over(name, trial)
+            self._runner.take_over(trial)
             self._delivery.tell(
                 "plugin_registered", f"plugin {name} {record.version}".rstrip() + " was registered", sha256=sha256
             )
@@ -263,7 +257,7 @@ class PluginManager:
             changes: dict[str, Any] = {"registered_sha256": entry.sha256}
             record = replace(record, metadata={**record.metadata, **changes})
             if not record.source and (plugin := self._found_installed().get(name)) is not None:
-                record = _declared(record, plugin)
+                record = declared_record(record, plugin)
             if config is not None:
                 record = replace(record, config=dict(config))
             self._save(record)
@@ -323,17 +317,13 @@ class PluginManager:
     def start(self) -> None:
         """Run those that may run, from the next :meth:`step` on."""
         with self._changing:
-            self._is_started = True
+            self._runner.start()
             self.refresh()
 
     def stop(self) -> None:
         """End all of their processes. :meth:`start` begins anew."""
         with self._changing:
-            self._is_started = False
-            with self._lock:
-                stopped, self._running = list(self._running.values()), {}
-            for running in stopped:
-                running.retire()
+            self._runner.stop()
 
     def refresh(self) -> None:
         """Take in what is stored, trusted and written in followed files now; start, replace and end what that asks for.
@@ -341,25 +331,23 @@ class PluginManager:
         Reads the store, and waits up to ten seconds for each plugin that is new: not for an event loop.
         """
         with self._changing:
-            if self._is_started:
+            if self._runner.is_started:
                 self._follow_files()
             try:
                 records = self._records()
             except StorageError as error:
                 _log.error("the stored plugins cannot be read: %s", error)
                 return
-            entries = judge(records.values(), self._found_installed(), self.trust_list)
+            trusted = self.trust_list.trusted()
+            entries = judge(records.values(), self._found_installed(), trusted, self.trust_list.problem())
             with self._lock:
                 self._entries = entries
-            if not self._is_started:
+            if not self._runner.is_started:
                 return
-            for name in [name for name in self._running if name not in entries]:
-                self._end(name)
-            for name, entry in entries.items():
-                self._bring_about(name, entry)
+            self._runner.bring_about(entries, trusted.__contains__)
             for name in self._delivery.providers():
                 entry_of = entries.get(name)
-                if entry_of is None or _is_switched_off(entry_of):
+                if entry_of is None or entry_of.is_switched_off:
                     self._delivery.withdraw(name)
 
     def step(self, views: Views) -> None:
@@ -368,19 +356,7 @@ class PluginManager:
         Args:
             views: Gives the servers by URL; asked only when there is a turn.
         """
-        with self._lock:
-            due = [running for running in self._running.values() if running.is_due()]
-        if due:
-            targets = views()
-            for running in due:
-                running.is_busy = True
-                if self._is_concurrent:
-                    self._turn_beside(running, targets)
-                else:
-                    self._turn(running, targets)
-        if self._clock.monotonic() >= self._own_metrics_at:
-            self._own_metrics_at = self._clock.monotonic() + OWN_METRICS_SECONDS
-            self._save_own_metrics()
+        self._runner.step(views)
 
     def call(self, name: str, verb: str, argument: Any = None, targets: Mapping[str, TargetView] | None = None) -> Any:
         """Call one function of a plugin that runs, now. Waits for its answer.
@@ -396,8 +372,7 @@ class PluginManager:
             PluginNotTrustedError: When its source is not trusted.
             PluginError: When it does not run, or fails.
         """
-        with self._lock:
-            entry, running = self._entry(name), self._running.get(name)
+        entry, running = self._entry(name), self._runner.get(name)
         if running is None:
             kind = PluginNotTrustedError if entry.state is PluginState.UNTRUSTED else PluginError
             raise kind(f"plugin {name} does not run: {entry.state}", hint=entry.reason or "start the monitor first")
@@ -406,11 +381,7 @@ class PluginManager:
                 f"a {running.candidate.kind} has no function {verb}",
                 hint=f"it has {', '.join(PLUGIN_VERBS[running.candidate.kind])}",
             )
-        try:
-            return running.call(verb, self._context(running.candidate, targets or {}, argument))
-        except PluginFailedError as error:
-            self._failed(running, error.message, error.failure)
-            raise
+        return self._runner.call(running, verb, argument, targets or {})
 
     def panels(self) -> list[Panel]:
         """What the panels show now."""
@@ -420,204 +391,44 @@ class PluginManager:
         """End everything. Calling it again does nothing."""
         self.stop()
 
-    # -- turns --------------------------------------------------------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------------------------
 
-    def _turn_beside(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
-        # A daemon, unlike the threads of a pool: a program that ends must not wait for a plugin that hangs.
-        name = f"vllm-monitor-plugin-{running.candidate.name}"
-        turn = threading.Thread(target=self._turn, args=(running, targets), name=name, daemon=True)
-        try:
-            turn.start()
-        except RuntimeError:  # the interpreter is ending, or there are no threads to be had now
-            running.is_busy = False
-
-    def _turn(self, running: RunningPlugin, targets: Mapping[str, TargetView]) -> None:
-        plugin = running.candidate
-        try:
-            seen = {url: view for url, view in targets.items() if plugin.target in ("", url)}
-            if not running.has_begun:
-                self._begin(running)
-            once = _ASKED_ONCE.get(plugin.kind)
-            if once is None:
-                answer = running.call(PLUGIN_VERBS[plugin.kind][0], self._context(plugin, seen, None))
-                with self._lock:
-                    if self._running.get(plugin.name) is not running:
-                        return  # it was switched off or replaced meanwhile
-                    self._results[plugin.name] = answer
-                self._delivery.take(plugin, answer, seen)
-            else:
-                running.load()  # it has nothing to do by itself, but if its process died it is there again
-            running.note_success()
-        except PluginFailedError as error:
-            self._failed(running, error.message, error.failure)
-        except BadAnswerError as error:
-            self._failed(running, str(error), Failure.BAD_ANSWER)
-        except Exception as error:  # a fault of ours, or of the store: it must not go unseen, nor end the turns
-            _log.exception("what plugin %s answered could not be kept", plugin.name)
-            self._failed(running, f"its answer could not be kept: {error}", Failure.RAISED)
-        finally:
-            running.is_busy = False
-
-    def _begin(self, running: RunningPlugin, *, trial: bool = False) -> None:
-        """Load it, and ask it what is asked once."""
-        plugin = running.candidate
-        running.load()
-        once = _ASKED_ONCE.get(plugin.kind)
-        if once is not None:
-            self._delivery.begin(plugin, running.call(once, self._context(plugin, {}, None)), trial=trial)
-        running.has_begun = not trial
-
-    def _context(self, plugin: Candidate, targets: Mapping[str, TargetView], argument: Any) -> dict[str, Any]:
-        with self._lock:
-            results = {name: self._results.get(name) for name in plugin.needs}
-        return {
-            "now": self._clock.now(),
-            "config": plugin.config,
-            "targets": dict(targets),
-            "results": results,
-            "argument": argument,
-        }
-
-    def _failed(self, running: RunningPlugin, error: str, failure: Failure) -> None:
-        plugin = running.candidate
-        with self._lock:
-            if self._running.get(plugin.name) is not running:
-                return  # it was replaced or switched off meanwhile: whatever it says does not matter any more
-        is_over = running.note_failure(error, failure)
-        if is_over:
-            because = f"it failed {running.failures} times, the last time: {error}"
-            _log.warning("plugin %s is disabled: %s", plugin.name, because)
-            self._delivery.tell(
-                "plugin_disabled",
-                f"plugin {plugin.name} is disabled: {because}",
-                Severity.WARNING,
-                plugin=plugin.name,
-                failure=failure.value,
-            )
-            self._disable(running, because)
-        elif running.is_first_failure:
-            _log.warning("plugin %s failed: %s", plugin.name, error)
-            self._delivery.tell(
-                "plugin_failed",
-                f"plugin {plugin.name} failed: {error}",
-                Severity.WARNING,
-                plugin=plugin.name,
-                failure=failure.value,
-            )
-
-    def _disable(self, running: RunningPlugin, because: str) -> None:
-        name = running.candidate.name
-        with self._lock:
-            self._running.pop(name, None)
-            record = self._entries[name].record if name in self._entries else None
-        running.retire()
-        self._delivery.forget(name)
-        if record is None:
-            return
-        disabled = replace(record, enabled=False, metadata={**record.metadata, "disabled_because": because})
-        with self._lock:
-            why = f"{because} (vllm-monitor plugins enable {name})"
-            self._entries[name] = Entry(disabled, PluginState.DISABLED, why, running.candidate.sha256)
-        try:
-            known = self._records().get(name)
-            if known is None or sha256_of(known.source) == sha256_of(record.source):  # else it was replaced meanwhile
-                self._save(disabled)
-        except VLLMMonitorError as error:
-            _log.error("that plugin %s is disabled could not be stored: %s", name, error)
-
-    def _save_own_metrics(self) -> None:
-        if self._store is None:
-            return
-        now = self._clock.now()
-        with self._lock:
-            running = dict(self._running)
-        for name, one in running.items():
-            figures = (float(one.calls), float(one.failures), float(one.timeouts), one.call_seconds)
-            for metric, value in zip(OWN_METRICS, figures, strict=True):
-                self._store.save_metric(MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now)
-
-    # -- changes of what runs -----------------------------------------------------------------------------------
-
-    def _tried(self, record: PluginRecord, candidate: Candidate) -> RunningPlugin:
+    def _tried(self, record: PluginRecord) -> RunningPlugin:
         """The plugin, loaded; nothing of what there was is touched yet.
 
         Raises:
             PluginError: When it cannot be loaded, or what it needs is not there.
         """
         records = {**self._records(), record.name: record}
-        hoped = TrustList(None)
-        for sha256 in (*self.trust_list.trusted(), candidate.sha256):
-            hoped.trust(sha256, record.name)
-        entry = judge(records.values(), self._found_installed(), hoped)[record.name]
+        trusted = {*self.trust_list.trusted(), sha256_of(record.source)}
+        entry = judge(records.values(), self._found_installed(), trusted)[record.name]
         if entry.candidate is None:
             raise PluginError(f"plugin {record.name} cannot be loaded: {entry.reason}", hint="mend that first")
-        trial = RunningPlugin(entry.candidate, self._interval_seconds, clock=self._clock)
         try:
-            self._begin(trial, trial=True)
+            return self._runner.try_out(entry.candidate)
         except (PluginFailedError, BadAnswerError) as error:
-            trial.retire()
             words = error.message if isinstance(error, PluginFailedError) else str(error)
             raise PluginError(
                 f"plugin {record.name} cannot be loaded: {words}", hint="mend it; nothing was changed"
             ) from None
-        except BaseException:
-            trial.retire()
-            raise
-        return trial
 
-    def _take_over(self, name: str, fresh: RunningPlugin) -> None:
-        """Let a plugin that is loaded run instead of the one before."""
+    def _disable(self, running: RunningPlugin, because: str) -> None:
+        """It failed too often: it stays off, also after a restart, until somebody enables it."""
+        name = running.candidate.name
         with self._lock:
-            before = self._running.pop(name, None)
-            if self._is_started:
-                self._running[name] = fresh
-        if before is not None:
-            before.retire()
-        if not self._is_started:
-            fresh.retire()
-
-    def _bring_about(self, name: str, entry: Entry) -> None:
-        """Let run what may run; keep what runs when what should replace it cannot."""
-        current, wanted = self._running.get(name), entry.candidate
-        if wanted is None:
-            stored_only = entry.state in (PluginState.UNTRUSTED, PluginState.INVALID)  # what runs is another source
-            if current is not None and not (stored_only and self.trust_list.is_trusted(current.candidate.sha256)):
-                self._end(name)
-            return
-        if current is None:
-            fresh = RunningPlugin(wanted, self._interval_seconds, clock=self._clock)
-            with self._lock:
-                self._running[name] = fresh
-            return
-        rejected = self._rejected.get(name)
-        if current.candidate == wanted or (rejected is not None and rejected[0] == wanted):
-            return
-        fresh = RunningPlugin(wanted, self._interval_seconds, clock=self._clock)
+            entry = self._entries.get(name)
+            if entry is None:
+                return
+            metadata = {**entry.record.metadata, "disabled_because": because}
+            disabled = replace(entry.record, enabled=False, metadata=metadata)
+            why = f"{because} (vllm-monitor plugins enable {name})"
+            self._entries[name] = Entry(disabled, PluginState.DISABLED, why, running.candidate.sha256)
         try:
-            self._begin(fresh, trial=True)
-        except (PluginFailedError, BadAnswerError) as error:
-            fresh.retire()
-            self._reject(name, wanted, error.message if isinstance(error, PluginFailedError) else str(error))
-            return
-        self._take_over(name, fresh)
-        self._delivery.tell("plugin_reloaded", f"plugin {name} {wanted.version}".rstrip() + " was loaded anew")
-
-    def _reject(self, name: str, wanted: Candidate, why: str) -> None:
-        self._rejected[name] = (wanted, why)
-        _log.warning("plugin %s could not be loaded anew, the one before runs on: %s", name, why)
-        self._delivery.tell(
-            "plugin_reload_failed",
-            f"plugin {name} could not be loaded anew, the one before runs on: {why}",
-            Severity.WARNING,
-            plugin=name,
-        )
-
-    def _end(self, name: str) -> None:
-        with self._lock:
-            running = self._running.pop(name, None)
-        if running is not None:
-            running.retire()
-            self._delivery.forget(name)
+            known = self._records().get(name)
+            if known is None or known.source == disabled.source:  # else it was replaced meanwhile
+                self._save(disabled)
+        except VLLMMonitorError as error:
+            _log.error("that plugin %s is disabled could not be stored: %s", name, error)
 
     def _follow_files(self) -> None:
         """Register what the files now hold that their operator said are to be followed."""
@@ -638,8 +449,6 @@ class PluginManager:
                     Severity.WARNING,
                     plugin=name,
                 )
-
-    # -- inside -------------------------------------------------------------------------------------------------
 
     def _records(self) -> dict[str, PluginRecord]:
         return dict(self._in_memory) if self._store is None else self._store.load_plugins()
@@ -665,17 +474,16 @@ class PluginManager:
 
     def _status(self, entry: Entry) -> PluginStatus:
         name = entry.record.name
-        running = self._running.get(name)
+        running = self._runner.get(name)
         record, state, reason = entry.record, entry.state, entry.reason
         if not record.plugin_type and entry.candidate is not None:
             record = replace(record, plugin_type=entry.candidate.kind.value)
         if running is None:
             return PluginStatus(record, state, reason, entry.sha256)
-        rejected = self._rejected.get(name)
         if entry.candidate is None:
             reason = f"as it was before: what is stored now is {state}: {reason}"
-        elif rejected is not None and rejected[0] == entry.candidate:
-            reason = f"as it was before: what is stored now cannot be loaded: {rejected[1]}"
+        elif why := self._runner.rejection(entry.candidate):
+            reason = f"as it was before: what is stored now cannot be loaded: {why}"
         elif running.last_error and not reason:
             reason = f"last failure: {running.last_error}"
         return PluginStatus(
@@ -690,21 +498,3 @@ class PluginManager:
             running.call_seconds / running.calls if running.calls else None,
             {"pid": running.pid},
         )
-
-
-def _declared(record: PluginRecord, plugin: InstalledPlugin) -> PluginRecord:
-    """The record of an installed plugin, with what its module says of itself."""
-    declared = declaration_of(plugin.source, plugin.name)
-    return replace(
-        record,
-        plugin_type=declared.kind.value if declared.kind is not None else "",
-        version=declared.version,
-        description=declared.description,
-        dependencies=list(declared.dependencies),
-        metadata={**record.metadata, **record_of_installed(plugin).metadata},
-    )
-
-
-def _is_switched_off(entry: Entry) -> bool:
-    """Whether a person did it; what failures have switched off keeps its guardrails."""
-    return entry.state is PluginState.DISABLED and "disabled_because" not in entry.record.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def test_edited_it_waits_and_the_list_says_why(tmp_path: Path, file: Path) -> No
     assert "plugins trust counter" in run("plugins", "list", "--storage-dir", store).stdout.replace("\n", " ")
     assert "counter is trusted" in run("plugins", "trust", "counter", "--storage-dir", store).stdout
     assert listed(store)["counter"]["state"] == "ready"
+
+
+def test_show_hides_nothing_from_who_decides_about_trust(tmp_path: Path) -> None:
+    file = tmp_path / "sly.py"
+    sly = (
+        "def collect(context):\n    note = '\x1b]'; import os; os.getcwd()  # \u202e\x0c"
+        + "x" * 9000
+        + " end\n    return {}\n"
+    )
+    file.write_text(sly, newline="")
+    run("plugins", "add", file, "--kind", "collector", "--storage-dir", tmp_path / "store")
+    shown = run("plugins", "show", "sly", "--storage-dir", tmp_path / "store").stdout
+    assert "        note = '\\x1b]'; import os; os.getcwd()  # \\u202e\\x0cx" in shown
+    assert "x end\n" in shown
+    assert (
+        json.loads(run("plugins", "show", "sly", "--json", "--storage-dir", tmp_path / "store").stdout)["source"] == sly
+    )
 
 
 @pytest.mark.parametrize(

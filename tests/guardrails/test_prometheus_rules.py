@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import promql_parser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_monitor.guardrails import METRICS, GuardrailPolicy, builtin_policies, prometheus_rules
@@ -122,8 +124,30 @@ def test_own_ones_disabled_ones_and_hostile_text() -> None:
     assert rules.exported == ("mine",)
     assert "for: 90s" in rules.text
     assert "\n- alert: x" not in rules.text
-    assert "{{ $value" not in rules.text
+    assert '{{\\"{{\\"}} $value' in rules.text  # what a template makes of it is what was written
     assert prometheus_rules([]).text.endswith("rules: []\n")
+
+
+texts = st.text(max_size=8) | st.sampled_from(["{{", "{{{", "}}", "{{ $x }}", '"', "\\", "\u2028", "\x85", "\ud83d"])
+
+
+@settings(max_examples=15)
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, which comes with Prometheus")
+@given(st.lists(st.tuples(texts, texts, texts, st.booleans()), max_size=5))
+def test_whatever_people_write_is_a_rules_file(given_texts: list[tuple[str, str, str, bool]]) -> None:
+    policies = [
+        GuardrailPolicy(
+            name or "x", description, "requests_waiting > 3.0 for 9999999d", enabled=on, metadata={"runbook": runbook}
+        )
+        for name, description, runbook, on in given_texts
+    ]
+    policies += [replace(policy, condition="requests_waiting > 3.0 for 30s") for policy in policies]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rules.yml"
+        path.write_text(prometheus_rules(policies).text, encoding="utf-8")
+        done = subprocess.run([str(PROMTOOL), "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    is_well = done.returncode == 0 or "duplicate rule" in done.stdout + done.stderr
+    assert is_well, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, which comes with Prometheus")

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from tests.plugins.examples import COUNTER, managed, turns
 from tests.waiting import wait_until
 
-from vllm_monitor.errors import ConfigurationError, PluginError
+from vllm_monitor.errors import ConfigurationError, PluginError, VLLMMonitorError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, PluginState
 
+STRATEGY_SOURCE = """
+import time
+def describe(context):
+    return {"needs": [], "touches": [], "verified_by": "looking", "undone_by": "nothing"}
+def act(context):
+    time.sleep(2)
+    return "ACT"
+def verify(context):
+    return "VERIFY"
+undo = act
+"""
 FAILING = {
     "raises": ("def collect(context):\n    raise ValueError('no such thing')\n", "ValueError: no such thing (line 2)"),
     "exits": ("import sys\ndef collect(context):\n    sys.exit(4)\n", "SystemExit: 4 (line 3)"),
@@ -142,7 +158,7 @@ def test_a_wrong_config_is_named_and_defaults_are_filled_in() -> None:
         manager.register("mine", "collector", source)
         assert manager.call("mine", "collect") == {"my_limit": 7}
         remote = "PLUGIN = {'config_schema': {'$ref': 'http://127.0.0.1:9/x'}}\ndef collect(context): pass\n"
-        with pytest.raises(PluginError, match="cannot be followed"):
+        with pytest.raises(PluginError, match="Unresolvable"):
             manager.register("remote", "collector", remote)
 
 
@@ -168,6 +184,153 @@ def test_a_plugin_sees_no_secrets_of_the_monitor(monkeypatch: pytest.MonkeyPatch
     with managed() as (manager, _):
         manager.register("mine", "collector", source)
         assert manager.call("mine", "collect") == {"seen": False}
+
+
+def test_a_pattern_that_takes_for_ever_is_the_plugins_own_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_monitor.plugin_system.process.LOAD_SECONDS", 1.0)
+    schema = "{'properties': {'x': {'pattern': '^(a+)+$'}}}"
+    source = f"PLUGIN = {{'config_schema': {schema}}}\ndef collect(context): return {{}}\n"
+    with managed() as (manager, _):
+        manager.register("mine", "collector", source, config={"x": "aaa"})
+        with pytest.raises(PluginError, match="did not answer"):
+            manager.register("mine", "collector", source, config={"x": "a" * 45 + "!"})
+        bad = source.replace("^(a+)+$", "(")
+        with pytest.raises(PluginError, match=r"regex|error"):
+            manager.register("mine", "collector", bad, config={"x": "aaa"})
+        assert manager.get("mine").state is PluginState.RUNNING
+
+
+def test_shared_memory_is_memory_too() -> None:
+    source = """
+import mmap, time
+def collect(context):
+    kept = mmap.mmap(-1, 400 << 20)
+    for at in range(0, 400 << 20, 4096):
+        kept[at] = 1
+    time.sleep(5)
+    return {}
+"""
+    with managed() as (manager, clock):
+        manager.register("mine", "collector", source, memory_bytes=64 << 20, timeout_seconds=60.0)
+        turns(manager, clock, 1)
+        assert "it took more memory than it may have" in manager.get("mine").last_error
+
+
+def test_what_a_plugin_says_is_one_line_of_bounded_length() -> None:
+    source = "def collect(context):\n    raise ValueError('\\x1b]0;owned\\x07\\nnext\\u202e' + 'x' * 1_000_000)\n"
+    with managed() as (manager, clock):
+        manager.register("mine", "collector", source)
+        turns(manager, clock, 1)
+        said = manager.get("mine").last_error
+        assert said.isprintable()
+        assert len(said) < 700
+
+
+def test_a_call_that_is_interrupted_does_not_answer_the_next() -> None:
+    source = STRATEGY_SOURCE
+    with managed() as (manager, clock):
+        manager.register("mine", "strategy", source)
+        turns(manager, clock, 1)
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            manager.call("mine", "act")
+        assert manager.call("mine", "verify") == "VERIFY"
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_series_without_end_are_refused(tmp_path: Path) -> None:
+    source = """
+turns = 0
+def collect(context):
+    global turns
+    turns += 1
+    return [{"name": "m", "value": 1, "labels": {"id": f"{turns}-{n}"}} for n in range(2000)]
+"""
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store, managed(store) as (manager, clock):
+        manager.register("mine", "collector", source)
+        turns(manager, clock, 6)
+        assert "more than 10000 series" in manager.get("mine").last_error
+
+
+def test_a_forked_child_leaves_the_plugins_of_its_parent_alone() -> None:
+    with managed() as (manager, clock):
+        manager.register("mine", "collector", COUNTER)
+        turns(manager, clock, 1)
+        child = os.fork()
+        if child == 0:
+            manager.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        turns(manager, clock, 2)
+        assert (manager.get("mine").calls, manager.get("mine").failures) == (3, 0)
+
+
+def test_a_machine_without_processes_to_spare_is_not_the_plugins_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with managed() as (manager, clock):
+        manager.register("mine", "collector", COUNTER)
+        manager.enable("mine", enabled=False)
+        manager.enable("mine")
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", refuse)
+            turns(manager, clock, 5)
+            with pytest.raises(PluginError, match="no process can be started"):
+                manager.register("other", "collector", COUNTER)
+        assert manager.get("mine").failures == 0
+        turns(manager, clock, 1)
+        assert manager.get("mine").calls == 1
+
+
+def refuse(*arguments: object, **named: object) -> None:
+    raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"config": "x"},
+        {"config": 5},
+        {"dependencies": 5},
+        {"dependencies": "other"},
+        {"config_schema": {}},
+        {"environment": ["X"]},
+        {"source": b"x"},
+        {"name": 5},
+        {"plugin_type": []},
+        {"interval_seconds": "x"},
+        {"timeout_seconds": float("nan")},
+        {"memory_bytes": -1},
+        {"anything": object()},
+    ],
+)
+def test_arguments_that_make_no_sense_have_clear_errors_and_leave_no_trust(
+    tmp_path: Path, arguments: dict[str, object]
+) -> None:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store, managed(store) as (manager, _):
+        given: dict[str, Any] = {"name": "mine", "plugin_type": "collector", "source": COUNTER, **arguments}
+        with pytest.raises(VLLMMonitorError):
+            manager.register(**given)
+        assert manager.all() == []
+        assert not manager.trust_list.trusted()
+
+
+def test_closing_does_not_wait_for_a_change_that_hangs() -> None:
+    manager = PluginManager()
+    manager.start()
+    hanging = threading.Thread(target=register_one_that_hangs, args=(manager,), daemon=True)
+    hanging.start()
+    wait_until(lambda: psutil.Process().children(), "its trial to begin")
+    manager.close()
+    hanging.join(5.0)
+    assert not hanging.is_alive()
+
+
+def register_one_that_hangs(manager: PluginManager) -> None:
+    with contextlib.suppress(PluginError):
+        manager.register("mine", "collector", "while True: pass\ndef collect(context): pass\n")
 
 
 def test_turns_do_not_wait_for_a_plugin_that_hangs() -> None:

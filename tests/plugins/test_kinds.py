@@ -194,7 +194,18 @@ def test_policies_are_there_survive_and_go_with_their_plugin(tmp_path: Path) -> 
             assert guardrails.get("my_other").policy.enabled
             with pytest.raises(ConfigurationError):
                 guardrails.get("my_busy")
+            guardrails.enable("my_other", enabled=False)
+            for is_on in (False, True):  # as the operator left it, also after the plugin was off for a while
+                manager.enable("mine", enabled=is_on)
+                turns(manager, clock, 1)
+                assert not guardrails.get("my_other").policy.enabled
+            guardrails.enable("my_other")
             manager.enable("mine", enabled=False)
+            assert not guardrails.get("my_other").policy.enabled
+            manager.enable("mine")
+            turns(manager, clock, 1)
+            assert guardrails.get("my_other").policy.enabled
+            manager.remove("mine")
             with pytest.raises(ConfigurationError):
                 guardrails.get("my_other")
 
@@ -206,6 +217,8 @@ def test_policies_are_there_survive_and_go_with_their_plugin(tmp_path: Path) -> 
         (GUARDRAIL.replace("my_busy", "engine_stall"), "already"),
         (GUARDRAIL.replace('"info"', '"loud"'), "loud"),
         ("def guardrails(context):\n    return [{'name': 'x'}]\n", "no condition"),
+        (GUARDRAIL.replace('"info"', "[]"), "severity"),
+        (GUARDRAIL.replace('"info"', "{}"), "severity"),
     ],
 )
 def test_policies_that_make_no_sense_are_refused_when_the_plugin_is_added(source: str, words: str) -> None:

@@ -7,10 +7,12 @@ import os
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.plugins.examples import COUNTER, managed, only, turns
 
 from vllm_monitor.errors import ConfigurationError, PluginError
+from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, PluginState, TrustList
 
@@ -145,6 +147,39 @@ def test_files_that_cannot_be_added(tmp_path: Path) -> None:
         with pytest.raises(PluginError, match="does not say what it is for"):
             manager.add_file(tmp_path / "plain.py")
         assert manager.add_file(tmp_path / "plain.py", plugin_type="collector").name == "plain"
+
+
+def test_one_that_is_removed_or_given_settings_while_it_fails_stays_so(tmp_path: Path) -> None:
+    source = "def collect(context):\n    raise ValueError(context['config'])\n"
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store, managed(store) as (manager, clock):
+        other = PluginManager(store, trust=manager.trust_list)
+        for name in ("gone", "changed"):
+            manager.register(name, "collector", source)
+        turns(manager, clock, 2)
+        other.refresh()
+        other.remove("gone")
+        other.register("changed", "collector", source, config={"x": 2})
+        turns(manager, clock, 1)  # the third failure
+        assert list(store.load_plugins()) == ["changed"]
+        assert store.load_plugins()["changed"].config == {"x": 2}
+
+
+def test_one_that_cannot_be_loaded_anew_keeps_no_other_away(tmp_path: Path) -> None:
+    broken = "def guardrails(context):\n    return [{'name': 'x', 'condition': 'restarts > 1', 'severity': []}]\n"
+    good = broken.replace("[]", "'info'")
+    file = tmp_path / "policies.py"
+    file.write_text(good)
+    with managed(guardrails=Guardrails()) as (manager, clock):
+        manager.add_file(file, plugin_type="guardrail", follow=True)
+        turns(manager, clock, 1)
+        file.write_text(broken)
+        manager.register("z_other", "collector", COUNTER)
+        for _ in range(3):
+            manager.refresh()
+            turns(manager, clock, 1)
+        assert manager.get("z_other").calls == 3
+        assert manager.get("policies").state is PluginState.RUNNING
+        assert len(psutil.Process().children()) == 2
 
 
 def test_two_who_register_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import ConfigurationError, PluginNotTrustedError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
 from vllm_monitor.persistence.documents.document_rows import document_checksum
-from vllm_monitor.plugin_system import PluginManager, PluginState, TrustList, sha256_of, trust_file_of
+from vllm_monitor.plugin_system import PluginManager, PluginState, TrustList, sha256_of, trust_list_of
 from vllm_monitor.records import PluginRecord
 
 BACKENDS = list(StorageBackend)
@@ -148,6 +148,23 @@ def test_removing_one_of_two_with_the_same_source_leaves_the_other(tmp_path: Pat
         assert only(manager).state is PluginState.RUNNING
 
 
+def test_stores_share_trust_in_a_source_and_nothing_else(tmp_path: Path) -> None:
+    path, file = tmp_path / "trust.json", tmp_path / "counter.py"
+    file.write_text(COUNTER)
+    a, b = (TrustList(path, store=f"/{name}") for name in "ab")
+    with managed(trust=a) as (first, _), managed(trust=b) as (second, _):
+        first.add_file(file, follow=True)
+        second.register("counter", "collector", COUNTER)
+        assert (a.followed(), b.followed()) == ({str(file): "counter"}, {})
+        second.remove("counter")
+        first.refresh()
+        assert only(first).state is PluginState.RUNNING
+        assert a.followed()
+        first.register("counter", "collector", COUNTER + "# another\n")
+        assert not a.is_trusted(sha256_of(COUNTER))  # what was replaced does not run again by itself
+        assert not a.followed()
+
+
 def test_the_list_is_private_and_says_what_it_is_about(tmp_path: Path) -> None:
     path = tmp_path / "new" / "trust.json"
     trust = TrustList(path, clock=ManualClock(5.0))
@@ -155,7 +172,7 @@ def test_the_list_is_private_and_says_what_it_is_about(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     written = json.loads(path.read_text())
-    assert written["trusted"] == {"a" * 64: {"name": "one", "trusted_at": 5.0}}
+    assert written["trusted"] == {"a" * 64: {"trusted_at": 5.0, "uses": ["one"]}}
     assert TrustList(path).is_trusted("a" * 64)
     assert not TrustList(path).is_trusted("b" * 64)
 
@@ -194,10 +211,14 @@ def test_a_list_that_others_can_write_is_not_believed(tmp_path: Path) -> None:
     assert "can be written by others" in trust.problem()
 
 
-def test_a_list_inside_of_the_store_is_refused(tmp_path: Path) -> None:
+def test_a_list_inside_of_the_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("VLLMMON_TRUST_FILE", str(tmp_path / "trust.json"))
+        with pytest.raises(ConfigurationError, match="lies in the store"):
+            trust_list_of(PersistenceConfig(storage_dir=tmp_path))
     inside = PersistenceConfig(storage_dir=tmp_path, trust_file=tmp_path / "x" / ".." / "trust.json")
     with pytest.raises(ConfigurationError, match="lies in the store"):
-        trust_file_of(inside)
+        trust_list_of(inside)
     with pytest.raises(ConfigurationError, match="lies in the store"):
         VLLMMonitor(persistence_config=inside)
 

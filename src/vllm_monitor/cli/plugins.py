@@ -35,11 +35,11 @@ def _opened(storage_dir: Path | None, backend: Any) -> Iterator[tuple[Persistenc
     from vllm_monitor.cli.stored import config_of
     from vllm_monitor.guardrails import Guardrails
     from vllm_monitor.persistence import PersistenceManager
-    from vllm_monitor.plugin_system import PluginManager, TrustList, trust_file_of
+    from vllm_monitor.plugin_system import PluginManager, trust_list_of
 
     config = config_of(storage_dir, backend)
     with PersistenceManager(config, synchronous=True) as store:
-        yield store, PluginManager(store, trust=TrustList(trust_file_of(config)), guardrails=Guardrails(store))
+        yield store, PluginManager(store, trust=trust_list_of(config), guardrails=Guardrails(store))
 
 
 @plugins.command("list")
@@ -82,7 +82,7 @@ def show(
 ) -> None:
     """Show a plugin: its source, its settings, what trust goes by, and what happened to it of late."""
     with _opened(storage_dir, backend) as (store, known):
-        found = known.get(name)
+        found, source = known.get(name), known.source_of(name)
         happened = [
             event
             for event in store.get_events(limit=1000)
@@ -95,7 +95,7 @@ def show(
         "config": found.record.config,
         "dependencies": list(found.record.dependencies),
         "metadata": found.record.metadata,
-        "source": found.record.source,
+        "source": source,
         "events": [{"timestamp": one.timestamp, "message": one.message} for one in happened],
     }
     if json:
@@ -121,8 +121,8 @@ def show(
             typer.echo(f"{key}: {clean(str(details[key]))}")
     for event in happened:
         typer.echo(f"{iso_time(event.timestamp)} {clean(event.message)}")
-    for line in found.record.source.splitlines():
-        typer.echo(f"    {clean(line)}")
+    for line in source.split("\n"):
+        typer.echo(f"    {_all_of(line)}")
 
 
 @plugins.command("add")
@@ -198,6 +198,14 @@ def remove(name: NameArgument, storage_dir: StorageDirOption = None, backend: Ba
     with _opened(storage_dir, backend) as (_, known):
         known.remove(name)
     typer.echo(f"{clean(name)} is gone")
+
+
+def _all_of(line: str) -> str:
+    """A line of source as it is, for one who decides whether to trust it: nothing hidden, nothing obeyed."""
+    return "".join(
+        character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode()
+        for character in line
+    )
 
 
 def _parsed(config: str | None) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.guardrails import AlertRouter, Guardrails, builtin_policies, parse_destination
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
-from vllm_monitor.plugin_system import PluginManager, TrustList, trust_file_of
+from vllm_monitor.plugin_system import PluginManager, trust_list_of
 from vllm_monitor.records import (
     Event,
     LifecycleState,
@@ -84,10 +84,7 @@ class VLLMMonitor(MonitorVerbs):
         )
         self.plugin_manager = PluginManager(
             self.persistence_manager,
-            trust=TrustList(
-                trust_file_of(self.persistence_manager.config) if self.persistence_manager is not None else None,
-                clock=self._clock,
-            ),
+            trust=trust_list_of(self.persistence_manager.config, self._clock) if self.persistence_manager else None,
             guardrails=self.guardrails,
             interval_seconds=self.config.interval_seconds,
             clock=self._clock,
@@ -99,6 +96,7 @@ class VLLMMonitor(MonitorVerbs):
         self._targets: dict[str, TargetSettings] = {}
         self._latest: dict[str, Tick] = {}
         self._following: set[str] = set()
+        self._leading: set[str] = set()
         self._listeners: list[Callable[[Tick], None]] = []
         self._observers: list[Callable[[Observation], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -319,17 +317,20 @@ class VLLMMonitor(MonitorVerbs):
 
     async def _take_up_plugins(self) -> None:
         """Plugins, and what became of them and of the trust in them meanwhile."""
-        await asyncio.to_thread(self.plugin_manager.start)
+        work = self.plugin_manager.start
         while True:
-            await self._clock.sleep(PLUGINS_SECONDS)
             try:
-                await asyncio.to_thread(self.plugin_manager.refresh)
+                await asyncio.to_thread(work)
+                work = self.plugin_manager.refresh
             except Exception:  # the watch goes on with those that run
-                _log.exception("the plugins cannot be loaded again")
+                _log.exception("the plugins cannot be loaded")
+            await self._clock.sleep(PLUGINS_SECONDS)
 
     async def _give_plugins_their_turns(self) -> None:
         while True:
             await self._clock.sleep(TURN_SECONDS)
+            if self._targets and not self._leading:
+                continue  # another process watches them all, and runs the plugins
             try:
                 self.plugin_manager.step(self._views)
             except Exception:  # whatever it is, the watch goes on
@@ -341,7 +342,7 @@ class VLLMMonitor(MonitorVerbs):
             return {
                 url: view_of(tick, self._targets[url].labels)
                 for url, tick in self._latest.items()
-                if url not in self._following
+                if url in self._leading and url in self._targets
             }
 
     def _start_task(self, target: TargetSettings, first_delay_seconds: float) -> None:
@@ -360,6 +361,7 @@ class VLLMMonitor(MonitorVerbs):
         """Watch one target for as long as it is to be watched, also after a fault of our own."""
         try:
             await self._follow_until_leading(target)
+            self._leading.add(target.url)
             await asyncio.to_thread(self.lifecycle_tracker.resume, target.url)
             await asyncio.to_thread(self.guardrails.resume, target.url)
             for alert in self.guardrails.firing(target.url):
@@ -373,6 +375,7 @@ class VLLMMonitor(MonitorVerbs):
                     self._note("watch_failed", f"the watch of {target.url} failed: {error!r}", Severity.CRITICAL)
                     first_delay_seconds = RESTART_SECONDS
         finally:
+            self._leading.discard(target.url)
             if self.persistence_manager is not None:
                 self.persistence_manager.release_lease(target.url)
 

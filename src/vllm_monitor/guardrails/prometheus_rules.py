@@ -25,6 +25,7 @@ _NO_PROGRESS = (
     "sum by (job, instance) (rate(vllm:generation_tokens_total[1m]))"
     " + sum by (job, instance) (rate(vllm:iteration_tokens_total_count[1m])) == 0"
 )
+_LONGEST_SECONDS = 31_536_000.0
 _OF_VLLM = "and on (job, instance) last_over_time(vllm:num_requests_running[1h])"
 _NEAREST: Mapping[str, tuple[str, str]] = {
     "engine_stall": (
@@ -105,25 +106,37 @@ def _rule(policy: GuardrailPolicy) -> list[str]:
         "note": _escaped(note),
     }
     return [
-        f"      - alert: {json.dumps(policy.name)}",
-        f"        expr: {json.dumps(expression)}",
+        f"      - alert: {_quoted(policy.name)}",
+        f"        expr: {_quoted(expression)}",
         *([f"        for: {_duration(times.hold)}"] if times.hold else []),
         *([f"        keep_firing_for: {_duration(times.keep_firing)}"] if times.keep_firing else []),
         "        labels:",
-        f"          severity: {json.dumps(policy.severity)}",
+        f"          severity: {_quoted(policy.severity)}",
         "        annotations:",
-        *(f"          {key}: {json.dumps(text)}" for key, text in annotations.items() if text),
+        *(f"          {key}: {_quoted(text)}" for key, text in annotations.items() if text),
     ]
 
 
 def _escaped(text: str) -> str:
     """Text that Prometheus, which expands templates in annotations, leaves as it is."""
-    return text.replace("{{", "{ {")
+    return text.replace("{{", '{{"{{"}}')
+
+
+def _quoted(text: str) -> str:
+    """Text for YAML: in double quotes, as JSON, with what YAML cannot hold made visible."""
+    return json.dumps("".join(map(_visible, text)), ensure_ascii=False)
+
+
+def _visible(character: str) -> str:
+    is_plain = character.isprintable() or character in "\n\t"
+    return character if is_plain else character.encode("unicode_escape").decode()
 
 
 def _duration(seconds: float) -> str:
+    if seconds > _LONGEST_SECONDS:
+        raise NotExpressibleError("it waits for more than a year")
     return f"{round(seconds)}s" if seconds >= 1 else f"{max(1, round(seconds * 1000))}ms"
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return "".join(map(_visible, " ".join(text.split())))

@@ -3,7 +3,7 @@
 from vllm_monitor.plugin_system.answers import Panel
 from vllm_monitor.plugin_system.delivery import PluginStore
 from vllm_monitor.plugin_system.manager import PluginManager
-from vllm_monitor.plugin_system.trust import TrustList, sha256_of, trust_file_of
+from vllm_monitor.plugin_system.trust import TrustList, sha256_of, trust_list_of
 from vllm_monitor.records import PLUGIN_VERBS, PluginContext, PluginKind, PluginState, PluginStatus, TargetView
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "TargetView",
     "TrustList",
     "sha256_of",
-    "trust_file_of",
+    "trust_list_of",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_monitor.plugin_system.process import plain_text
 from vllm_monitor.records import (
     FailurePrediction,
     GuardrailPolicy,
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MOST_SAMPLES = 2_000
+MOST_WARNINGS = 100
 MOST_LABELS = 20
 MOST_ROWS = 30
 MOST_CHARACTERS = 300
@@ -48,6 +50,9 @@ _CONFIDENCE = (
 
 class BadAnswerError(ValueError):
     """An answer that is not what its verb must answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain_text(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def predictions_of(
         BadAnswerError: When it is no list of warnings.
     """
     found = []
-    for place, item in _items(answer, "detect", MOST_SAMPLES):
+    for place, item in _items(answer, "detect", MOST_WARNINGS):
         target, failure_type = item.get("target"), item.get("failure_type")
         if not isinstance(target, str) or target not in targets:
             raise BadAnswerError(f"{place}: target is {target!r}, which is not watched here")
@@ -162,7 +167,7 @@ def policies_of(answer: Any, plugin: str) -> list[GuardrailPolicy]:
         if not isinstance(condition, str):
             raise BadAnswerError(f"{place} ({name}) has no condition")
         severity = item.get("severity", Severity.WARNING.value)
-        if severity not in set(Severity):
+        if not isinstance(severity, str) or severity not in set(Severity):
             raise BadAnswerError(f"{place} ({name}): severity is {severity!r}; write {', '.join(Severity)}")
         _only(item, place, "name", "condition", "description", "intervention", "severity")
         policies.append(

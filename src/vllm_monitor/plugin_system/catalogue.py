@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from vllm_monitor.errors import ConfigurationError, PluginError
-from vllm_monitor.plugin_system.configuration import checked_config
+from vllm_monitor.plugin_system.configuration import plain_config
 from vllm_monitor.plugin_system.declaration import Declaration, checked_kind, declaration_of
 from vllm_monitor.plugin_system.dependencies import check_dependencies, load_order, parse_dependency
 from vllm_monitor.plugin_system.installed import InstalledPlugin
@@ -18,8 +17,8 @@ from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginRecord, PluginS
 
 __all__ = ["SETTABLE", "Candidate", "Entry", "candidate_of", "declared_record", "judge"]
 
-SETTABLE = ("interval_seconds", "timeout_seconds", "memory_bytes", "config_schema")
-"""What an operator may say instead of the plugin, in its ``metadata``. Not ``environment``: trust covers the source."""
+SETTABLE = ("interval_seconds", "timeout_seconds", "memory_bytes")
+"""What an operator may say instead of the plugin, in its ``metadata``. What trust must cover stands in the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,6 @@ class Candidate:
         kind: What it is for.
         sha256: What trust in it goes by.
         declaration: What it says of itself, with what its operator says instead.
-        config: Its settings, checked, with their defaults.
         program: What runs.
         target: The only server it is for; empty for all.
         version: Its version.
@@ -42,7 +40,6 @@ class Candidate:
     kind: PluginKind
     sha256: str
     declaration: Declaration
-    config: dict[str, Any]
     program: Program
     target: str
     version: str
@@ -93,19 +90,19 @@ def declared_record(record: PluginRecord, plugin: InstalledPlugin) -> PluginReco
     )
 
 
-def candidate_of(record: PluginRecord, source: str, sha256: str) -> Candidate:
+def candidate_of(record: PluginRecord, plugin: InstalledPlugin | None, sha256: str) -> Candidate:
     """What would run of a record.
 
     Args:
         record: The plugin as stored.
-        source: Its source, or that of the module in which an installed one declares itself.
+        plugin: The installed one that it stands for; ``None`` for a stored source.
         sha256: What trust in it goes by.
 
     Raises:
         PluginError: When it cannot.
         ConfigurationError: When its kind is none.
     """
-    module = str(record.metadata.get("module", "")) if not record.source else ""
+    source = record.source if plugin is None else plugin.source
     given = {key: record.metadata.get(key) for key in SETTABLE}
     kind = checked_kind(record.plugin_type) if record.plugin_type else None
     declaration = declaration_of(source, record.name, {**given, "kind": kind})
@@ -119,13 +116,15 @@ def candidate_of(record: PluginRecord, source: str, sha256: str) -> Candidate:
         declaration.kind,
         sha256,
         declaration,
-        checked_config(record.name, record.config, declaration.config_schema),
         Program(
             name=record.name,
             source=record.source,
-            module=module,
+            module="" if plugin is None else plugin.module,  # not what the record says: trust covers the package
+            package_sha256=sha256 if plugin is not None else "",
             verbs=PLUGIN_VERBS[declaration.kind],
             memory_bytes=declaration.memory_bytes,
+            config=plain_config(record.name, record.config),
+            config_schema=declaration.config_schema,
             environment=declaration.environment,
         ),
         record.target,
@@ -171,7 +170,7 @@ def _alone(
 ) -> Entry:
     """What can be said without the other plugins."""
     plugin = installed.get(record.name) if not record.source else None
-    source, sha256 = (plugin.source, plugin.sha256) if plugin else (record.source, sha256_of(record.source))
+    sha256 = plugin.sha256 if plugin else sha256_of(record.source)
     if not record.enabled:
         because = record.metadata.get("disabled_because")
         back = f"vllm-monitor plugins enable {record.name}"
@@ -185,9 +184,11 @@ def _alone(
     if sha256 not in trusted:
         return Entry(record, PluginState.UNTRUSTED, _why_untrusted(record, plugin, sha256, trust_problem), sha256)
     try:
-        return Entry(record, PluginState.READY, "", sha256, candidate_of(record, source, sha256))
+        return Entry(record, PluginState.READY, "", sha256, candidate_of(record, plugin, sha256))
     except (PluginError, ConfigurationError) as error:
         return Entry(record, PluginState.INVALID, str(error), sha256)
+    except Exception as error:  # a record may be edited to anything; it must not keep the others away
+        return Entry(record, PluginState.INVALID, f"it cannot be looked at: {error!r}", sha256)
 
 
 def _why_untrusted(record: PluginRecord, plugin: InstalledPlugin | None, sha256: str, trust_problem: str) -> str:

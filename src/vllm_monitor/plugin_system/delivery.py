@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vllm_monitor.clock import Clock
 from vllm_monitor.errors import InvalidConditionError
 from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.plugin_system.answers import (
     BadAnswerError,
+    CustomSample,
     Panel,
     panel_of,
     policies_of,
@@ -34,8 +35,13 @@ from vllm_monitor.records import (
     TargetView,
 )
 
+Answer = TypeVar("Answer")
+_OFF = "off_with_plugin"
+
 __all__ = ["OWN_METRICS", "Delivery", "PluginStore"]
 
+MOST_SERIES = 10_000
+"""Series that one plugin may make, as long as the monitor runs: each costs memory for as long as it is kept."""
 OWN_METRICS = (
     "vllm_monitor_plugin_calls_total",
     "vllm_monitor_plugin_failures_total",
@@ -48,12 +54,16 @@ OWN_METRICS = (
 class PluginStore(Protocol):
     """What plugins need of the store."""
 
-    def save_plugins(self, plugins: Any) -> dict[str, int]:
+    def save_plugins(self, plugins: Any, *, expected_revisions: Mapping[str, int] | None = None) -> dict[str, int]:
         """Save plugins; durable on return."""
         ...
 
     def load_plugins(self) -> dict[str, PluginRecord]:
         """All stored plugins."""
+        ...
+
+    def document_revisions(self, kind: str) -> dict[str, int]:
+        """Name to revision."""
         ...
 
     def delete_plugin(self, name: str) -> None:
@@ -113,6 +123,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._panels: dict[str, Panel] = {}
         self._open_until: dict[tuple[str, str, str], float] = {}
+        self._series: dict[str, set[int]] = {}
 
     def panels(self) -> list[Panel]:
         """The newest panel of every plugin that has one, by the names of the plugins."""
@@ -127,7 +138,8 @@ class Delivery:
         """
         now = self._clock.now()
         if plugin.kind is PluginKind.COLLECTOR:
-            samples = samples_of(answer, targets)
+            samples = _understood(samples_of, answer, targets)
+            self._count_series(plugin.name, samples)
             for sample in samples if self._store is not None else ():
                 self._store.save_metric(  # type: ignore[union-attr]  # the loop above
                     MetricType.CUSTOM,
@@ -139,10 +151,10 @@ class Delivery:
                 )
         elif plugin.kind is PluginKind.DETECTOR:
             made_by = f"{plugin.name} {plugin.version}".strip()
-            for prediction in predictions_of(answer, targets, now=now, made_by=made_by):
+            for prediction in _understood(predictions_of, answer, targets, now=now, made_by=made_by):
                 self._predict(plugin.name, prediction)
         elif plugin.kind is PluginKind.PANEL:
-            panel = panel_of(answer, plugin.name)
+            panel = _understood(panel_of, answer, plugin.name)
             with self._lock:
                 self._panels[plugin.name] = panel
 
@@ -158,33 +170,34 @@ class Delivery:
             BadAnswerError: When it is not what the kind must answer; nothing of it was taken then.
         """
         if plugin.kind is PluginKind.GUARDRAIL:
-            self._provide(plugin, policies_of(answer, plugin.name), trial=trial)
+            self._provide(plugin, _understood(policies_of, answer, plugin.name), trial=trial)
         elif plugin.kind is PluginKind.STRATEGY:
-            strategy = strategy_of(answer, plugin.name, version=plugin.version)
+            strategy = _understood(strategy_of, answer, plugin.name, version=plugin.version)
             if self._store is not None and not trial:
                 said = {"description": strategy.description, "metadata": strategy.metadata}
                 known = self._store.load_strategies().get(strategy.name)
                 if known is None or (known.description, known.metadata) != (strategy.description, strategy.metadata):
                     self._store.save_strategies({strategy.name: said})
 
-    def withdraw(self, name: str) -> None:
-        """A plugin is off: its panel and its guardrails go; what is stored of its samples and predictions stays."""
+    def silence(self, name: str) -> None:
+        """A person has switched a plugin off: so are its guardrails, until it is on again."""
         self.forget(name)
-        if self._guardrails is not None:
-            for policy in self._policies_of(name):
-                self._guardrails.remove(policy)
+        for policy in self._policies_of(name):
+            if _OFF not in policy.metadata and self._guardrails is not None:
+                metadata = {**policy.metadata, _OFF: policy.enabled}
+                self._guardrails.register(replace(policy, enabled=False, metadata=metadata))
+
+    def withdraw(self, name: str) -> None:
+        """A plugin was removed: so are its guardrails; what is stored of its samples and predictions stays."""
+        self.forget(name)
+        for policy in self._policies_of(name):
+            if self._guardrails is not None:
+                self._guardrails.remove(policy.name)
 
     def forget(self, name: str) -> None:
         """A plugin does not run at the moment: nothing of it is shown."""
         with self._lock:
             self._panels.pop(name, None)
-
-    def providers(self) -> set[str]:
-        """The plugins that guardrails came from."""
-        if self._guardrails is None:
-            return set()
-        names = (one.policy.metadata.get("plugin") for one in self._guardrails.all())
-        return {name for name in names if isinstance(name, str)}
 
     def tell(self, event_type: str, message: str, severity: Severity = Severity.INFO, **data: Any) -> None:
         """Keep an event."""
@@ -225,10 +238,20 @@ class Delivery:
         with self._lock:
             self._open_until[key] = until
 
-    def _policies_of(self, plugin: str) -> list[str]:
+    def _policies_of(self, plugin: str) -> list[GuardrailPolicy]:
         if self._guardrails is None:
             return []
-        return [one.policy.name for one in self._guardrails.all() if one.policy.metadata.get("plugin") == plugin]
+        return [one.policy for one in self._guardrails.all() if one.policy.metadata.get("plugin") == plugin]
+
+    def _count_series(self, plugin: str, samples: Iterable[CustomSample]) -> None:
+        with self._lock:
+            known = self._series.setdefault(plugin, set())
+            known.update(hash((one.name, one.target, *sorted(one.labels.items()))) for one in samples)
+            if len(known) > MOST_SERIES:
+                self._series[plugin] = set()
+                raise BadAnswerError(
+                    f"it has made more than {MOST_SERIES} series: labels are not for what never repeats"
+                )
 
     def _provide(self, plugin: Candidate, policies: Iterable[GuardrailPolicy], *, trial: bool) -> None:
         if self._guardrails is None:
@@ -247,9 +270,19 @@ class Delivery:
             return
         for name, policy in offered.items():
             found = known.get(name)
-            wanted = replace(policy, enabled=found.enabled) if found is not None else policy
+            wanted = replace(policy, enabled=found.metadata.get(_OFF, found.enabled)) if found is not None else policy
             if found != wanted:
                 self._guardrails.register(wanted)
-        for name in self._policies_of(plugin.name):
-            if name not in offered:
-                self._guardrails.remove(name)
+        for policy in self._policies_of(plugin.name):
+            if policy.name not in offered:
+                self._guardrails.remove(policy.name)
+
+
+def _understood(read: Callable[..., Answer], answer: Any, *arguments: Any, **named: Any) -> Answer:
+    """What an answer says, whatever is wrong with it."""
+    try:
+        return read(answer, *arguments, **named)
+    except BadAnswerError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise BadAnswerError(f"its answer makes no sense: {error!r}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from vllm_monitor.errors import (
     ConfigurationError,
     PluginError,
     PluginNotTrustedError,
+    StaleRevisionError,
     StorageError,
     VLLMMonitorError,
 )
 from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.plugin_system.answers import BadAnswerError, Panel
 from vllm_monitor.plugin_system.catalogue import SETTABLE, Entry, declared_record, judge
+from vllm_monitor.plugin_system.configuration import plain_config
 from vllm_monitor.plugin_system.declaration import checked_kind, checked_name, declaration_of
 from vllm_monitor.plugin_system.delivery import Delivery, PluginStore
 from vllm_monitor.plugin_system.followed_files import FollowedFiles, read_source
@@ -41,6 +43,8 @@ from vllm_monitor.records import (
 __all__ = ["PluginManager"]
 
 _log = logging.getLogger(__name__)
+
+INSTALLED_SECONDS = 60.0
 
 
 class PluginManager:
@@ -83,6 +87,7 @@ class PluginManager:
         self._changing = threading.RLock()  # one change of what runs at a time; processes start within it
         self._in_memory: dict[str, PluginRecord] = {}
         self._installed: dict[str, InstalledPlugin] | None = None
+        self._installed_until = 0.0
         self._entries: dict[str, Entry] = {}
         self._files = FollowedFiles()
         self.refresh()
@@ -111,6 +116,16 @@ class PluginManager:
         """
         with self._lock:
             return self._status(self._entry(name))
+
+    def source_of(self, name: str) -> str:
+        """The source of a plugin; of an installed one that of the module in which it declares itself.
+
+        Raises:
+            ConfigurationError: When there is none of that name.
+        """
+        record = self._entry(name).record
+        plugin = self._found_installed().get(name)
+        return record.source or (plugin.source if plugin is not None else "")
 
     def register(
         self,
@@ -158,6 +173,11 @@ class PluginManager:
                 f"plugin {name}: its source is {type(source).__name__}, not text",
                 hint="give the text of a module with the function that its kind needs; a function cannot be stored",
             )
+        if "config_schema" in metadata or "environment" in metadata:
+            raise ConfigurationError(
+                f"plugin {name}: config_schema and environment are part of its source, which is what trust covers",
+                hint="write them into PLUGIN = {...} at the top of it",
+            )
         given = {key: metadata.get(key) for key in SETTABLE}
         said = declaration_of(source, name).kind
         if kind is not None and said is not None and said != kind:
@@ -169,21 +189,26 @@ class PluginManager:
             name,
             declared.kind.value if declared.kind is not None else "",
             source,
-            description or declared.description,
-            version if version is not None else declared.version,
-            dict(config or {}),
-            list(dependencies if dependencies is not None else declared.dependencies),
+            str(description) or declared.description,
+            declared.version if version is None else str(version),
+            plain_config(name, {} if config is None else config),
+            _texts(name, declared.dependencies if dependencies is None else dependencies),
             metadata=kept,
             target=target,
         )
         with self._changing:
             trial = self._tried(record)
+            before = self._records().get(name)
             try:
                 self.trust_list.trust(sha256, name, follow=file if follow else None, unfollow=True)
                 self._save(record)
             except BaseException:
                 trial.retire()
+                if before is None or before.source != source:
+                    self.trust_list.distrust(sha256, name)
                 raise
+            if before is not None and before.source != source:
+                self.trust_list.distrust(sha256_of(before.source), name, unfollow=False)
             self._runner.take_over(trial)
             self._delivery.tell(
                 "plugin_registered", f"plugin {name} {record.version}".rstrip() + " was registered", sha256=sha256
@@ -245,6 +270,7 @@ class PluginManager:
 
         Raises:
             ConfigurationError: When there is none of that name.
+            PluginError: When it does not load with these settings; nothing was changed then.
             StorageError: When it cannot be written down.
         """
         with self._changing:
@@ -253,13 +279,14 @@ class PluginManager:
             record = entry.record
             if not entry.sha256:
                 raise PluginError(f"plugin {name} cannot be trusted: {entry.reason}", hint="install or add it first")
-            self.trust_list.trust(entry.sha256, name)
             changes: dict[str, Any] = {"registered_sha256": entry.sha256}
             record = replace(record, metadata={**record.metadata, **changes})
             if not record.source and (plugin := self._found_installed().get(name)) is not None:
                 record = declared_record(record, plugin)
             if config is not None:
-                record = replace(record, config=dict(config))
+                record = replace(record, config=plain_config(name, config))
+                self._tried(record).retire()
+            self.trust_list.trust(entry.sha256, name)
             self._save(record)
             self._delivery.tell("plugin_trusted", f"plugin {name} is trusted now", sha256=entry.sha256)
             self.refresh()
@@ -281,7 +308,7 @@ class PluginManager:
                 f"plugin {name} was switched " + ("on" if enabled else "off"),
             )
             if not enabled:
-                self._delivery.withdraw(name)
+                self._delivery.silence(name)
             self.refresh()
         return self.get(name)
 
@@ -294,8 +321,7 @@ class PluginManager:
         with self._changing:
             self.refresh()
             entry = self._entry(name)
-            shared = any(one.sha256 == entry.sha256 for other, one in self._entries.items() if other != name)
-            self.trust_list.distrust("" if shared else entry.sha256, name)
+            self.trust_list.distrust(entry.sha256, name)
             self._delivery.withdraw(name)
             if self._store is None:
                 self._in_memory.pop(name, None)
@@ -322,6 +348,7 @@ class PluginManager:
 
     def stop(self) -> None:
         """End all of their processes. :meth:`start` begins anew."""
+        self._runner.stop()  # first of all: a change that is under way may wait for a plugin that hangs
         with self._changing:
             self._runner.stop()
 
@@ -345,10 +372,9 @@ class PluginManager:
             if not self._runner.is_started:
                 return
             self._runner.bring_about(entries, trusted.__contains__)
-            for name in self._delivery.providers():
-                entry_of = entries.get(name)
-                if entry_of is None or entry_of.is_switched_off:
-                    self._delivery.withdraw(name)
+            for name, entry in entries.items():
+                if entry.is_switched_off:
+                    self._delivery.silence(name)
 
     def step(self, views: Views) -> None:
         """Give every plugin its turn whose time has come. Waits for none of them, unless ``concurrent`` is ``False``.
@@ -400,7 +426,8 @@ class PluginManager:
             PluginError: When it cannot be loaded, or what it needs is not there.
         """
         records = {**self._records(), record.name: record}
-        trusted = {*self.trust_list.trusted(), sha256_of(record.source)}
+        plugin = self._found_installed().get(record.name) if not record.source else None
+        trusted = {*self.trust_list.trusted(), plugin.sha256 if plugin else sha256_of(record.source)}
         entry = judge(records.values(), self._found_installed(), trusted)[record.name]
         if entry.candidate is None:
             raise PluginError(f"plugin {record.name} cannot be loaded: {entry.reason}", hint="mend that first")
@@ -424,9 +451,14 @@ class PluginManager:
             why = f"{because} (vllm-monitor plugins enable {name})"
             self._entries[name] = Entry(disabled, PluginState.DISABLED, why, running.candidate.sha256)
         try:
+            revision = 0 if self._store is None else self._store.document_revisions("plugins").get(name, 0)
             known = self._records().get(name)
-            if known is None or known.source == disabled.source:  # else it was replaced meanwhile
-                self._save(disabled)
+            if known is None or known.source != disabled.source:
+                return  # it was removed or replaced meanwhile
+            metadata = {**known.metadata, "disabled_because": because}
+            self._save(replace(known, enabled=False, metadata=metadata), {name: revision})
+        except StaleRevisionError:
+            return  # likewise
         except VLLMMonitorError as error:
             _log.error("that plugin %s is disabled could not be stored: %s", name, error)
 
@@ -453,15 +485,18 @@ class PluginManager:
     def _records(self) -> dict[str, PluginRecord]:
         return dict(self._in_memory) if self._store is None else self._store.load_plugins()
 
-    def _save(self, record: PluginRecord) -> None:
+    def _save(self, record: PluginRecord, expected_revisions: Mapping[str, int] | None = None) -> None:
         if self._store is None:
             self._in_memory[record.name] = record
         else:
-            self._store.save_plugins([record])
+            self._store.save_plugins([record], expected_revisions=expected_revisions)
 
     def _found_installed(self) -> dict[str, InstalledPlugin]:
-        if self._installed is None:
+        """What packages bring, looked for again now and then: they may be upgraded beside us."""
+        now = self._clock.monotonic()
+        if self._installed is None or now >= self._installed_until:
             self._installed = installed_plugins()
+            self._installed_until = now + INSTALLED_SECONDS
         return self._installed
 
     def _entry(self, name: str) -> Entry:
@@ -498,3 +533,9 @@ class PluginManager:
             running.call_seconds / running.calls if running.calls else None,
             {"pid": running.pid},
         )
+
+
+def _texts(name: str, dependencies: Any) -> list[str]:
+    if isinstance(dependencies, str) or not isinstance(dependencies, Iterable):
+        raise ConfigurationError(f"plugin {name}: dependencies are no list", hint='give for example ["other>=1.0"]')
+    return [str(one) for one in dependencies]

@@ -10,19 +10,23 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.errors import PluginError
 from vllm_monitor.plugin_system import host
+from vllm_monitor.plugin_system.installed import sha256_of_package
 
-__all__ = ["Failure", "PluginFailedError", "PluginProcess", "Program"]
+__all__ = ["Failure", "PluginFailedError", "PluginProcess", "Program", "plain_text"]
 
-LOAD_SECONDS = 10.0
+LOAD_SECONDS = 20.0
 _MOST_PRINTED_BYTES = 2_000
+_MOST_CHARACTERS = 500
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """What every plugin sees of our environment; anything else may be a secret, and it names what it needs of that."""
 
@@ -35,13 +39,22 @@ class Failure(StrEnum):
     DIED = "died"
     MEMORY = "memory"
     BAD_ANSWER = "bad_answer"
+    NOT_ASKED = "not_asked"
+
+
+def plain_text(text: str) -> str:
+    """What a plugin says, as one line of bounded length without anything that a terminal would obey."""
+    cut = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in cut
+    )
 
 
 class PluginFailedError(PluginError):
-    """A call failed; ``failure`` says how. After anything but ``RAISED`` the process is gone."""
+    """A call failed, as ``failure`` says; only after ``RAISED`` and ``NOT_ASKED`` the process is still there."""
 
     def __init__(self, message: str, failure: Failure) -> None:
-        super().__init__(message, hint="Mend the plugin and add it again; the monitor goes on without it.")
+        super().__init__(plain_text(message), hint="Mend the plugin and add it again; the monitor goes on without it.")
         self.failure = failure
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -58,6 +71,9 @@ class Program:
         module: The module to import; empty when there is a source.
         verbs: Functions that it must have.
         memory_bytes: Most memory for its data.
+        config: Its settings, JSON values.
+        config_schema: JSON Schema of these, and of their defaults.
+        package_sha256: Of all code of the package of ``module``; it is looked at again before it is imported.
         environment: Names of variables that it may see beside the usual ones.
     """
 
@@ -66,22 +82,28 @@ class Program:
     module: str = ""
     verbs: tuple[str, ...]
     memory_bytes: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_schema: Mapping[str, Any] | None = None
+    package_sha256: str = ""
     environment: tuple[str, ...] = ()
 
 
 class PluginProcess:
-    """A running plugin. One caller at a time; only :meth:`kill` may come from any other thread.
+    """A running plugin: :meth:`load`, then any number of calls.
+
+    One caller at a time; only :meth:`kill` may come from any other thread.
 
     Args:
         program: What to run; its source is trusted by whoever makes this.
         clock: Where time comes from.
 
     Raises:
-        PluginFailedError: When it cannot be loaded.
+        OSError: When no process can be started now.
     """
 
     def __init__(self, program: Program, *, clock: Clock | None = None) -> None:
-        self._name = program.name
+        self._program = program
+        self._owner = os.getpid()
         self._clock = clock if clock is not None else SystemClock()
         self._printed = b""
         self._is_closed = False
@@ -99,12 +121,25 @@ class PluginProcess:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
+
+    def load(self) -> None:
+        """Load the plugin.
+
+        Raises:
+            PluginFailedError: When it cannot be loaded.
+        """
+        program = self._program
+        if program.module and sha256_of_package(program.module) != program.package_sha256:
+            self.close()
+            raise PluginFailedError("its package was changed since it was trusted", Failure.DIED)
         load = {
             "source": program.source,
             "module": program.module,
             "file_name": f"<plugin {program.name}>",
             "verbs": program.verbs,
             "memory_bytes": program.memory_bytes,
+            "config": dict(program.config),
+            "config_schema": program.config_schema,
             "path": [str(Path(entry).resolve()) for entry in sys.path if entry],
         }
         self._ask({"load": load}, LOAD_SECONDS)
@@ -128,23 +163,38 @@ class PluginProcess:
         return self._ask({"call": verb, "context": context}, timeout_seconds)
 
     def kill(self) -> None:
-        """End it, with all that it has started; a call that is under way then fails. From any thread."""
-        if not self._is_closed:  # until it is waited for, its number is not given to another
-            with suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """End it, with what it has started; a call that is under way then fails. From any thread."""
+        if self._is_closed or os.getpid() != self._owner:  # until it is waited for, its number is not another's
+            return
+        for started in self._started():
+            with suppress(psutil.Error):
+                started.kill()
+        with suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it, and free what it took. Calling it again does nothing."""
+        """End it, and free what it took. Calling it again does nothing; in a forked child only the pipes are closed."""
         self.kill()
-        self._is_closed = True
-        self._process.wait()
+        if os.getpid() == self._owner and not self._is_closed:
+            self._is_closed = True
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
 
+    def _started(self) -> list[psutil.Process]:
+        """What it has started, also in a session of its own; not what has cut its ties (a daemon)."""
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
     def _ask(self, message: dict[str, Any], timeout_seconds: float) -> Any:
-        waiting = json.dumps({**message, "timeout_seconds": timeout_seconds}).encode() + b"\n"
+        try:
+            waiting = json.dumps({**message, "timeout_seconds": timeout_seconds}).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PluginFailedError(f"what it is called with is no JSON: {error}", Failure.NOT_ASKED) from None
         try:
             line = self._exchange(waiting, self._clock.monotonic() + timeout_seconds)
         except TimeoutError:
@@ -157,16 +207,16 @@ class PluginProcess:
             raise PluginFailedError(self._last_words(), Failure.DIED)
         try:
             answer = json.loads(line)
-            error = answer.get("error")
-            if error is None:
+            complaint = answer.get("error")
+            if complaint is None:
                 return answer["ok"]
         except (ValueError, RecursionError, AttributeError, KeyError):
             self.close()  # what else is in the pipe is no longer the answer to anything
             raise PluginFailedError("its answer is no JSON", Failure.BAD_ANSWER) from None
         if answer.get("fatal"):
             self.close()
-            raise PluginFailedError(str(error), Failure.MEMORY if "MemoryError" in str(error) else Failure.DIED)
-        raise PluginFailedError(str(error), Failure.RAISED)
+            raise PluginFailedError(str(complaint), Failure.MEMORY if "MemoryError" in str(complaint) else Failure.DIED)
+        raise PluginFailedError(str(complaint), Failure.RAISED)
 
     def _exchange(self, waiting: bytes, deadline: float) -> bytes:
         """Send a message, and read until the answer's line is whole; empty when the process has gone."""

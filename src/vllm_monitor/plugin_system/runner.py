@@ -20,6 +20,7 @@ __all__ = ["PluginRunner", "Views"]
 _log = logging.getLogger(__name__)
 
 OWN_METRICS_SECONDS = 15.0
+_TRIAL_SECONDS = 10.0
 _ASKED_ONCE = {PluginKind.GUARDRAIL: "guardrails", PluginKind.STRATEGY: "describe"}
 Views = Callable[[], Mapping[str, TargetView]]
 OnDisabled = Callable[[RunningPlugin, str], None]
@@ -50,6 +51,7 @@ class PluginRunner:
         self._rejected: dict[str, tuple[Candidate, str]] = {}
         self._results: dict[str, Any] = {}
         self._own_metrics_at = clock.monotonic()
+        self._trials: set[RunningPlugin] = set()
         self.is_started = False
 
     def get(self, name: str) -> RunningPlugin | None:
@@ -66,10 +68,12 @@ class PluginRunner:
         self.is_started = True
 
     def stop(self) -> None:
-        """End all processes."""
+        """End all processes, those of trials that are under way as well."""
         self.is_started = False
         with self._lock:
-            stopped, self._running = list(self._running.values()), {}
+            stopped, self._running = [*self._running.values(), *self._trials], {}
+        for running in stopped:
+            running.kill()
         for running in stopped:
             running.retire()
 
@@ -81,11 +85,18 @@ class PluginRunner:
             BadAnswerError: When what it answers then makes no sense.
         """
         trial = RunningPlugin(candidate, self._interval_seconds, clock=self._clock)
+        with self._lock:
+            self._trials.add(trial)
         try:
             self._begin(trial, trial=True)
+        except OSError as error:
+            raise PluginFailedError(f"no process can be started: {error}", Failure.NOT_ASKED) from None
         except BaseException:
             trial.retire()
             raise
+        finally:
+            with self._lock:
+                self._trials.discard(trial)
         return trial
 
     def take_over(self, fresh: RunningPlugin) -> None:
@@ -111,6 +122,8 @@ class PluginRunner:
         for name in [name for name in self._running if name not in entries]:
             self.end(name)
         for name, entry in entries.items():
+            if not self.is_started:
+                return  # it was stopped meanwhile
             current, wanted = self._running.get(name), entry.candidate
             if wanted is not None:
                 self._replace(current, wanted)
@@ -158,7 +171,8 @@ class PluginRunner:
         try:
             return running.call(verb, self._context(running.candidate, targets, argument))
         except PluginFailedError as error:
-            self._failed(running, error.message, error.failure)
+            if error.failure is not Failure.NOT_ASKED:
+                self._failed(running, error.message, error.failure)
             raise
 
     def _replace(self, current: RunningPlugin | None, wanted: Candidate) -> None:
@@ -202,7 +216,8 @@ class PluginRunner:
                 with self._lock:
                     if self._running.get(plugin.name) is not running:
                         return  # it was switched off or replaced meanwhile
-                    self._results[plugin.name] = answer
+                    if any(plugin.name in other.candidate.needs for other in self._running.values()):
+                        self._results[plugin.name] = answer
                 self._delivery.take(plugin, answer, seen)
             else:
                 running.load()  # it has nothing to do by itself, but if its process died it is there again
@@ -211,9 +226,9 @@ class PluginRunner:
             self._failed(running, error.message, error.failure)
         except BadAnswerError as error:
             self._failed(running, str(error), Failure.BAD_ANSWER)
-        except Exception as error:  # a fault of ours, or of the store: it must not go unseen, nor end the turns
-            _log.exception("what plugin %s answered could not be kept", plugin.name)
-            self._failed(running, f"its answer could not be kept: {error}", Failure.RAISED)
+        except Exception:  # a fault of ours, or of the machine: it is not the plugin's
+            _log.exception("a turn of plugin %s could not be had", plugin.name)
+            running.postpone()
         finally:
             running.is_busy = False
 
@@ -223,7 +238,8 @@ class PluginRunner:
         running.load()
         once = _ASKED_ONCE.get(plugin.kind)
         if once is not None:
-            self._delivery.begin(plugin, running.call(once, self._context(plugin, {}, None)), trial=trial)
+            answer = running.call(once, self._context(plugin, {}, None), _TRIAL_SECONDS if trial else None)
+            self._delivery.begin(plugin, answer, trial=trial)
         running.has_begun = not trial
 
     def _context(self, plugin: Candidate, targets: Mapping[str, TargetView], argument: Any) -> dict[str, Any]:
@@ -231,7 +247,6 @@ class PluginRunner:
             results = {name: self._results.get(name) for name in plugin.needs}
         return {
             "now": self._clock.now(),
-            "config": plugin.config,
             "targets": dict(targets),
             "results": results,
             "argument": argument,

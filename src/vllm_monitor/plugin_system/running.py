@@ -68,8 +68,13 @@ class RunningPlugin:
         with self._lock:
             self._started()
 
-    def call(self, verb: str, context: Mapping[str, Any]) -> Any:
+    def call(self, verb: str, context: Mapping[str, Any], timeout_seconds: float | None = None) -> Any:
         """What one of its functions answers.
+
+        Args:
+            verb: The function.
+            context: What it is given.
+            timeout_seconds: Instead of its own time limit.
 
         Raises:
             PluginFailedError: When it fails; it is counted by :meth:`note_failure`.
@@ -78,10 +83,14 @@ class RunningPlugin:
             process = self._started()
             began = self._clock.monotonic()
             try:
-                return process.call(verb, context, self.candidate.declaration.timeout_seconds)
+                return process.call(verb, context, timeout_seconds or self.candidate.declaration.timeout_seconds)
             except PluginFailedError as error:
-                if error.failure is not Failure.RAISED:
+                if error.failure not in (Failure.RAISED, Failure.NOT_ASKED):
                     self._process = None
+                raise
+            except BaseException:  # an interrupt: its answer would be taken for that of the next call
+                self._process = None
+                process.close()
                 raise
             finally:
                 self.calls += 1
@@ -117,12 +126,13 @@ class RunningPlugin:
         """Whether the turn before its newest failure went well."""
         return self._failures_in_a_row == 1
 
+    def postpone(self) -> None:
+        """A turn could not be had, through no fault of its own."""
+        self._due_at = self._clock.monotonic() + max(self._interval_seconds, 1.0)
+
     def retire(self) -> None:
         """End its process, also in the middle of a call; it has no further turns."""
-        self._retired.set()
-        process = self._process
-        if process is not None:
-            process.kill()
+        self.kill()
         if self._lock.acquire(timeout=_RETIRE_SECONDS):  # a call under way fails at once, and a start sees the flag
             try:
                 if self._process is not None:
@@ -130,13 +140,24 @@ class RunningPlugin:
             finally:
                 self._lock.release()
 
+    def kill(self) -> None:
+        """As :meth:`retire`, without waiting for anything."""
+        self._retired.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def _started(self) -> PluginProcess:
         if self._retired.is_set():
             raise PluginFailedError("it was switched off", Failure.DIED)
         if self._process is None:
-            fresh = PluginProcess(self.candidate.program)
-            if self._retired.is_set():  # meanwhile; whoever did it saw no process to end
+            fresh = self._process = PluginProcess(self.candidate.program)
+            try:
+                if self._retired.is_set():  # meanwhile; whoever did it saw no process to end
+                    raise PluginFailedError("it was switched off", Failure.DIED)
+                fresh.load()
+            except BaseException:
+                self._process = None
                 fresh.close()
-                raise PluginFailedError("it was switched off", Failure.DIED)
-            self._process = fresh
+                raise
         return self._process

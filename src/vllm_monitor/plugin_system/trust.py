@@ -17,7 +17,7 @@ from vllm_monitor.persistence import PersistenceConfig, private_file
 from vllm_monitor.persistence.file_locks import locked
 from vllm_monitor.persistence.private_folder import make_private_folder
 
-__all__ = ["TrustList", "default_trust_file", "sha256_of", "trust_file_of"]
+__all__ = ["TrustList", "default_trust_file", "sha256_of", "trust_list_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOCK_SECONDS = 5.0
@@ -40,19 +40,24 @@ def default_trust_file() -> Path:
 @dataclass(slots=True)
 class _Content:
     trusted: dict[str, dict[str, Any]] = field(default_factory=dict)
-    followed: dict[str, str] = field(default_factory=dict)
+    followed: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class TrustList:
     """Which plugin sources may run. Thread-safe, and safe between processes; never exported or imported.
 
+    A source is on it once, with every name that it has in any store; it is taken off with the last of them. Files are
+    followed for one store.
+
     Args:
         path: The file (0600); ``None`` keeps the list in memory.
+        store: Which store this is about, for a person: its folder.
         clock: Where time comes from.
     """
 
-    def __init__(self, path: Path | None, *, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path | None, *, store: str = "", clock: Clock | None = None) -> None:
         self.path = path
+        self._store = store
         self._clock = clock if clock is not None else SystemClock()
         self._in_memory = _Content()
 
@@ -74,7 +79,8 @@ class TrustList:
 
     def followed(self) -> dict[str, str]:
         """File to the name of the plugin whose newest content the operator trusts in advance."""
-        return dict(self._believed().followed)
+        followed = self._believed().followed
+        return {path: one["name"] for path, one in followed.items() if one["store"] == self._store}
 
     def trust(self, sha256: str, name: str, *, follow: Path | None = None, unfollow: bool = False) -> None:
         """Trust a source; durable on return.
@@ -90,26 +96,40 @@ class TrustList:
         """
 
         def change(content: _Content) -> None:
-            content.trusted[sha256] = {"name": name, "trusted_at": self._clock.now()}
+            entry = content.trusted.setdefault(sha256, {"trusted_at": self._clock.now(), "uses": []})
+            if self._use(name) not in entry["uses"]:
+                entry["uses"].append(self._use(name))
             if unfollow:
-                content.followed = {path: one for path, one in content.followed.items() if one != name}
+                self._unfollow(content, name)
             if follow is not None:
-                content.followed[str(follow)] = name
+                content.followed[str(follow)] = {"name": name, "store": self._store}
 
         self._change(change)
 
-    def distrust(self, sha256: str, name: str) -> None:
-        """Take a source off the list (an empty one is none), and follow no file for that name.
+    def distrust(self, sha256: str, name: str, *, unfollow: bool = True) -> None:
+        """Take a source off the list, unless it has other names or stores, and follow no file for that name.
 
         Raises:
             StoreUnavailableError: When the file cannot be written or believed.
         """
 
         def change(content: _Content) -> None:
-            content.trusted.pop(sha256, None)
-            content.followed = {path: one for path, one in content.followed.items() if one != name}
+            entry = content.trusted.get(sha256)
+            if entry is not None:
+                entry["uses"] = [use for use in entry["uses"] if use != self._use(name)]
+                if not entry["uses"]:
+                    del content.trusted[sha256]
+            if unfollow:
+                self._unfollow(content, name)
 
         self._change(change)
+
+    def _use(self, name: str) -> str:
+        return f"{name} in {self._store}" if self._store else name
+
+    def _unfollow(self, content: _Content, name: str) -> None:
+        given_up = {"name": name, "store": self._store}
+        content.followed = {path: one for path, one in content.followed.items() if one != given_up}
 
     def _believed(self) -> _Content:
         try:
@@ -134,7 +154,7 @@ class TrustList:
                 raise self._unusable("can be written by others")
             try:
                 return _parsed(json.loads(file.read(1 << 24)))
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                 raise self._unusable(f"is damaged: {error}") from error
 
     def _change(self, change: Any) -> None:
@@ -162,22 +182,30 @@ def _parsed(whole: Any) -> _Content:
     if whole.get("version", 1) != 1:
         msg = "a newer version of vllm-monitor wrote it"
         raise ValueError(msg)
-    trusted = {key: dict(value) for key, value in whole["trusted"].items() if _SHA256.fullmatch(key)}
-    followed = {str(path): str(name) for path, name in whole.get("followed", {}).items()}
+    trusted = {
+        key: {**value, "uses": [str(use) for use in value["uses"]]}
+        for key, value in whole["trusted"].items()
+        if _SHA256.fullmatch(key)
+    }
+    followed = {
+        str(path): {"name": str(one["name"]), "store": str(one["store"])} for path, one in whole["followed"].items()
+    }
     return _Content(trusted, followed)
 
 
-def trust_file_of(settings: PersistenceConfig) -> Path:
-    """Where the list for a store is: its ``trust_file``, or the default.
+def trust_list_of(settings: PersistenceConfig, clock: Clock | None = None) -> TrustList:
+    """The list for a store: in its ``trust_file``, or at the default place.
 
     Raises:
         ConfigurationError: When that lies in the store: whoever gives us a store could then trust it as well.
     """
-    if settings.trust_file is None:
-        return default_trust_file()
-    if settings.trust_file.resolve().is_relative_to(settings.storage_dir.resolve()):
+    store = settings.storage_dir.resolve()
+    path = default_trust_file() if settings.trust_file is None else settings.trust_file
+    is_chosen = settings.trust_file is not None or "VLLMMON_TRUST_FILE" in os.environ
+    # A store may be a home folder; the default place is then below it, and not in it.
+    if path.resolve().parent == store or (is_chosen and path.resolve().is_relative_to(store)):
         raise ConfigurationError(
-            f"the list of trusted plugins {settings.trust_file} lies in the store {settings.storage_dir}",
-            hint="set trust_file to a file outside of it",
+            f"the list of trusted plugins {path} lies in the store {store}",
+            hint="name a file outside of it: trust_file in the store's settings, or VLLMMON_TRUST_FILE",
         )
-    return settings.trust_file
+    return TrustList(path, store=str(store), clock=clock)

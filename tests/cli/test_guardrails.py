@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.running import lines, run, start
 from tests.core.recordings import DATA
+from tests.waiting import wait_until
 
 from vllm_monitor.simulator import SimulatorProcess
 
@@ -58,6 +61,30 @@ def test_a_new_one_over_what_is_stored(busy_server: SimulatorProcess, tmp_path: 
         "guardrails", "test", "new", "--condition", "state == 'processing_requests'", "--storage-dir", store
     )
     assert "it still would" in by_condition.stdout
+
+
+def test_over_what_is_stored_of_a_server_that_died(tmp_path: Path) -> None:
+    """No page comes from a dead server, and its death is found all the same."""
+    store = tmp_path / "store"
+    with SimulatorProcess(seed=1, rate=5.0) as simulator:
+        watch = start("watch", simulator.url, "--interval", "0.3", "--storage-dir", store, "--json")
+        try:
+            assert watch.stdout is not None
+            watch.stdout.readline()
+            os.kill(simulator.pid, signal.SIGKILL)
+            for line in watch.stdout:
+                if any(alert["name"] == "api_dead" for alert in json.loads(line)["alerts"]):
+                    break
+            wait_until(lambda: [one["name"] for one in status(store)] == ["api_dead"], "the alert to be stored")
+            watch.stdout.readline()
+        finally:
+            watch.terminate()
+            watch.communicate()
+    (alert,) = lines(run("guardrails", "test", "api_dead", "--json", "--storage-dir", store).stdout)
+    (stored,) = status(store)
+    assert alert["fired_at"] == pytest.approx(stored["fired_at"], abs=1.0)
+    by_state = run("guardrails", "test", "x", "--condition", "state == 'critical_error'", "--storage-dir", store)
+    assert "it still would" in by_state.stdout
 
 
 def test_over_recordings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.waiting import wait_until
@@ -21,7 +22,7 @@ def counts(store: PersistenceManager) -> tuple[int, int]:
     return path.success_count, path.failure_count
 
 
-def watch_a_run(monitor: VLLMMonitor, simulator: SimulatorProcess) -> PersistenceManager:
+def watch_a_run(monitor: VLLMMonitor) -> PersistenceManager:
     """Watch until there are pages enough to measure a run by."""
     store = monitor.persistence_manager
     assert store is not None
@@ -34,27 +35,31 @@ def watch_a_run(monitor: VLLMMonitor, simulator: SimulatorProcess) -> Persistenc
     return store
 
 
-def test_a_run_that_ends_well_and_one_that_dies_are_counted(tmp_path: Path) -> None:
-    with VLLMMonitor(FAST, persistence_config=PersistenceConfig(storage_dir=tmp_path)) as monitor:
-        log = tmp_path / "server.log"
-        log.write_text("")
-        with SimulatorProcess(seed=1, rate=5.0) as simulator:
-            monitor.add_target(simulator.url, log_file=log)
-            store = watch_a_run(monitor, simulator)
-            monitor.save_happy_path("good", "as it should be", last_seconds=60.0)
-            assert counts(store) == (0, 0)
-            log.write_text(
-                "(APIServer pid=1) INFO [shutdown] API server: shutdown triggered\n"
-            )  # what a server says that is asked to end
-        wait_until(lambda: sum(counts(store)) == 1, "the run to be counted", 30.0)
-        assert counts(store) == (1, 0)
-        monitor.remove_target(simulator.url)
-        with SimulatorProcess(seed=1, rate=5.0) as simulator:
-            monitor.add_target(simulator.url)
-            watch_a_run(monitor, simulator)
-            os.kill(simulator.pid, signal.SIGKILL)
-            wait_until(lambda: sum(counts(store)) == 2, "the run to be counted", 30.0)
-        assert counts(store) == (1, 1)
-        told = [event.message for event in store.get_events(limit=1000) if event.event_type == "run_settled"]
-        assert len(told) == 2
-        assert "went as well as as it should be" in told[1]
+def test_runs_are_counted_by_how_they_went_each_life_by_itself(tmp_path: Path) -> None:
+    """One that ends as it should, one that is killed, and again one that ends well at the same place."""
+    log = tmp_path / "server.log"
+    log.write_text("")
+    with VLLMMonitor(FAST, persistence_config=PersistenceConfig(storage_dir=tmp_path / "store")) as monitor:
+        port = 0
+        for life, expected in enumerate([(1, 0), (1, 1), (2, 1)]):
+            with SimulatorProcess(seed=1, rate=5.0, port=port) as simulator:
+                if not port:
+                    monitor.add_target(simulator.url, log_file=log)
+                    port = int(simulator.url.rpartition(":")[2])
+                store = watch_a_run(monitor)
+                if life == 0:
+                    monitor.save_happy_path("good", "as it should be", last_seconds=60.0)
+                if life == 1:
+                    os.kill(simulator.pid, signal.SIGKILL)
+                else:
+                    with log.open("a") as file:
+                        file.write(SHUTDOWN)
+            wait_until(partial(is_counted, store, life + 1), "the run to be counted", 30.0)
+            assert counts(store) == expected
+        told = [event for event in store.get_events(limit=1000) if event.event_type == "run_settled"]
+        assert [event.data["went_well"] for event in told] == [True, False, True]
+        assert told[1].data["ended_as"] == "critical_error"
+
+
+def is_counted(store: PersistenceManager, runs: int) -> bool:
+    return sum(counts(store)) == runs

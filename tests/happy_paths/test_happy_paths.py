@@ -189,7 +189,7 @@ def test_a_run_is_measured_by_the_nearest_and_counted(store: PersistenceManager)
     ):
         settled = paths.settle(execution, has_failed=has_failed)
         assert settled is not None
-        assert (settled[0].name, settled[1]) == expected
+        assert (settled[0].name, settled[2]) == expected
     counts = {one.name: (one.success_count, one.failure_count) for one in paths.all()}
     assert counts == {"slow": (1, 1), "fast": (0, 1)}
     paths.record(like_slow, "slow", "slow")
@@ -206,7 +206,8 @@ def test_too_little_is_refused_and_names_are_found(store: PersistenceManager) ->
         paths.record(run(store, NOW, seconds=5), "short")
     known = paths.record(run(store, NOW + 500.0), "good")
     assert paths.get("good") == paths.get(known.path_id[:8]) == known
-    paths.record(run(store, NOW + 1_000.0), "good")
+    assert paths.record(run(store, NOW + 1_000.0), "good").path_id == known.path_id, "the same name again replaces it"
+    paths.record(run(store, NOW + 1_000.0), "good", "another id")
     with pytest.raises(ConfigurationError, match="several"):
         paths.get("good")
     with pytest.raises(ConfigurationError, match="no happy path 'bad'"):

@@ -42,11 +42,15 @@ def test_nothing_happened(store: PersistenceManager) -> None:
     left_at_work(store)
     life = come_back(store, BEFORE)
     assert life.last.away_seconds == 301.0, "from the last stored sample to the first look"
-    assert life.last.meanwhile == ()
+    assert life.last.meanwhile == ("the same process ran on",)
     (resumed,) = life.told
     assert (resumed.previous_state, resumed.state) == (S.PROCESSING_REQUESTS, S.PROCESSING_REQUESTS)
     assert resumed.transition_type is None
-    assert resumed.metadata["resumed"] == {"away_since": 1_100.0, "away_seconds": 301.0, "meanwhile": []}
+    assert resumed.metadata["resumed"] == {
+        "away_since": 1_100.0,
+        "away_seconds": 301.0,
+        "meanwhile": ["the same process ran on"],
+    }
     life.tick(C.OK, identity=BEFORE)
     assert len(life.told) == 1
 
@@ -56,7 +60,11 @@ def test_nothing_happened(store: PersistenceManager) -> None:
     [
         (ServerIdentity(start_time=1_200.0), ["it was restarted: its process start time changed"], 1),
         (ServerIdentity(generation_tokens_total=10.0), ["it was restarted: its counters began anew"], 1),
-        (ServerIdentity(start_time=500.0, version="0.32.0"), ["its version 0.31.0 became 0.32.0"], 0),
+        (
+            ServerIdentity(start_time=500.0, version="0.32.0"),
+            ["the same process ran on", "its version 0.31.0 became 0.32.0"],
+            0,
+        ),
         (ServerIdentity(models=("n",), generation_tokens_total=2_000.0), ["its model m became n"], 0),
         (ServerIdentity(), [], 0),
     ],

@@ -92,14 +92,15 @@ def test_a_row_that_was_damaged_runs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_imported_into_another_store_it_waits_for_trust(tmp_path: Path, backend: StorageBackend) -> None:
+    from_config = PersistenceConfig(storage_dir=tmp_path / "a")
     with (
-        PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "a")) as store,
-        managed(store, trust=TrustList(tmp_path / "trust_a.json")) as (manager, _),
+        PersistenceManager(from_config) as store,
+        managed(store, trust=trust_list_of(from_config)) as (manager, _),
     ):
         manager.register("counter", "collector", COUNTER)
         store.export_data(tmp_path / "copy")
     config = PersistenceConfig(storage_dir=tmp_path / "b", backend=backend)
-    trust = TrustList(tmp_path / "trust_b.json")
+    trust = trust_list_of(config)  # the same file
     with PersistenceManager(config) as store:
         store.import_data(tmp_path / "copy")
         with managed(store, trust=trust) as (manager, clock):
@@ -148,12 +149,13 @@ def test_removing_one_of_two_with_the_same_source_leaves_the_other(tmp_path: Pat
         assert only(manager).state is PluginState.RUNNING
 
 
-def test_stores_share_trust_in_a_source_and_nothing_else(tmp_path: Path) -> None:
+def test_stores_share_a_list_and_no_trust(tmp_path: Path) -> None:
     path, file = tmp_path / "trust.json", tmp_path / "counter.py"
     file.write_text(COUNTER)
     a, b = (TrustList(path, store=f"/{name}") for name in "ab")
     with managed(trust=a) as (first, _), managed(trust=b) as (second, _):
         first.add_file(file, follow=True)
+        assert not b.is_trusted(sha256_of(COUNTER))
         second.register("counter", "collector", COUNTER)
         assert (a.followed(), b.followed()) == ({str(file): "counter"}, {})
         second.remove("counter")
@@ -172,7 +174,7 @@ def test_the_list_is_private_and_says_what_it_is_about(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     written = json.loads(path.read_text())
-    assert written["trusted"] == {"a" * 64: {"trusted_at": 5.0, "uses": ["one"]}}
+    assert written["trusted"] == {"a" * 64: {"trusted_at": 5.0, "uses": [{"name": "one", "store": ""}]}}
     assert TrustList(path).is_trusted("a" * 64)
     assert not TrustList(path).is_trusted("b" * 64)
 

@@ -83,6 +83,32 @@ def processes() -> list[psutil.Process]:
     return [one for one in found if "plugin_system" in " ".join(one.cmdline()) and one.status() != "zombie"]
 
 
+def test_conditions_speak_of_what_a_detector_predicts(tmp_path: Path) -> None:
+    source = """
+def detect(context):
+    for url in context["targets"]:
+        yield {"target": url, "failure_type": "overheating", "probability": 0.9, "horizon_seconds": 3600}
+"""
+    with SimulatorProcess(seed=1) as simulator, monitor_in(tmp_path) as monitor:
+        monitor.add_target(simulator.url)
+        monitor.register_guardrail("hot", "It will be too hot", "predictions['overheating'] > 0.8")
+        monitor.register_plugin("mine", "detector", source)
+        wait_until(lambda: [one.name for one in monitor.guardrails.firing()] == ["hot"], "the guardrail to fire")
+
+
+def test_one_that_only_follows_runs_no_plugins(tmp_path: Path) -> None:
+    with SimulatorProcess(seed=1) as simulator, monitor_in(tmp_path) as monitor:
+        monitor.add_target(simulator.url)
+        monitor.register_plugin("mine", "collector", COUNTER)
+        wait_until(lambda: monitor.list_plugins()[0].calls, "a turn")
+        with monitor_in(tmp_path) as second:
+            second.add_target(simulator.url)
+            wait_until(lambda: second.get_system_health()["following"], "the second to follow")
+            before = monitor.list_plugins()[0].calls
+            wait_until(lambda: monitor.list_plugins()[0].calls > before + 3, "turns of the first")
+            assert second.list_plugins()[0].calls == 0
+
+
 def test_without_a_store_they_run_all_the_same() -> None:
     with VLLMMonitor(FAST, enable_persistence=False) as monitor:
         monitor.register_plugin("mine", "collector", COUNTER)

@@ -165,13 +165,23 @@ def compare_two(
         typer.echo("they have no load level in common with enough pages: nothing can be said of their figures")
     for one in found.deviations:
         typer.echo(f"{'worse' if one.is_worse else 'other' if one.is_worse is None else 'better'}  {clean(str(one))}")
+    few = sorted({*_all_levels(before), *_all_levels(after)} - set(found.levels), key=_lowest)
+    if found.levels and few:
+        typer.echo(f"not compared, for want of pages on one side: {', '.join(few)} running")
     if found.levels and not found.deviations:
         typer.echo(f"as before, at {', '.join(found.levels)} running")
 
 
 def _levels(path: HappyPath) -> str:
-    levels = {level for figures in path.metrics_profile.values() for level in figures}
-    return ", ".join(sorted(levels, key=lambda level: int(level.partition("-")[0]))) or "unknown"
+    return ", ".join(sorted(_all_levels(path), key=_lowest)) or "unknown"
+
+
+def _all_levels(path: HappyPath) -> set[str]:
+    return {level for figures in path.metrics_profile.values() for level in figures}
+
+
+def _lowest(level: str) -> int:
+    return int(level.partition("-")[0])
 
 
 def _entry(path: HappyPath) -> dict[str, Any]:

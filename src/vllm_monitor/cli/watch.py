@@ -151,7 +151,7 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
             if not ticked.is_set():
                 continue
             ticked.clear()
-            fresh = [events.popleft() for _ in range(len(events))]
+            fresh = [events.popleft() for _ in range(len(events))] + monitor.plugin_manager.take_events()
             snapshots = [tick.snapshot for tick in monitor.latest().values()]
             view.update(snapshots, fresh, store_lines.newest(), monitor.plugin_manager.panels())
             done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target

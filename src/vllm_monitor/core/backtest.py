@@ -2,10 +2,12 @@
 
 Over the store, figures come from the stored pages through the same picture as live; state and condition are those of
 the stored checkpoints, so what the judge decided with evidence that is not stored (processes, the log) counts as well.
+It is asked at every moment at which the watch looked, also when no page came: a server that died has none.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,8 +19,10 @@ from vllm_monitor.guardrails import Guardrails, make_context
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.records import (
+    FAILURE_TYPES,
     Alert,
     Condition,
+    FailurePrediction,
     GuardrailPolicy,
     LifecycleState,
     StateCheckpoint,
@@ -69,12 +73,15 @@ def fired_in_store(
     guardrails = Guardrails(built_in=())
     guardrails.register(replace(policy, enabled=True))
     story = _Story(store.get_checkpoints(end_time=end, limit=None, target=target))
+    forecasts = _Forecasts(store.get_predictions(end_time=end, limit=None, target=target))
     picture = TargetPicture(target)
     told = start
-    for page in StoredPages(store, target).between(start, end):
-        picture.observe(page)
-        now = page.timestamp
+    for now, page in StoredPages(store, target).looks(start, end):
+        if page is not None:
+            picture.observe(page)
+            continue
         state, condition, facts = story.at(now)
+        facts["predictions"] = forecasts.at(now)
         values = picture.values(now)
         snapshot = replace(picture.snapshot(now, state, values), condition=condition, condition_since=story.since)
         context = make_context(snapshot, {**facts, "labels": dict(labels or {})})
@@ -82,6 +89,24 @@ def fired_in_store(
         if now - told >= TELL_SECONDS:
             advance(now - told)
             told = now
+
+
+class _Forecasts:
+    """What was predicted of a server, as of a time."""
+
+    def __init__(self, predictions: list[FailurePrediction]) -> None:
+        self._predictions = predictions[::-1]  # they come newest first
+
+    def at(self, now: float) -> dict[str, float]:
+        """Failure type to the probability of the newest prediction that was open."""
+        return {
+            **dict.fromkeys(FAILURE_TYPES, 0.0),
+            **{
+                one.failure_type: one.probability
+                for one in self._predictions
+                if one.timestamp <= now < min(one.timestamp + one.horizon_seconds, one.resolved_at or math.inf)
+            },
+        }
 
 
 class _Story:

@@ -17,7 +17,7 @@ from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.follower import TargetFollower
-from vllm_monitor.core.monitor_verbs import MonitorVerbs
+from vllm_monitor.core.monitor_verbs import ENDED, MonitorVerbs
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.plugin_views import view_of
 from vllm_monitor.core.watcher import TargetWatcher
@@ -28,7 +28,6 @@ from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, trust_list_of
 from vllm_monitor.records import (
     Event,
-    LifecycleState,
     Observation,
     Severity,
     TargetView,
@@ -43,7 +42,6 @@ RESTART_SECONDS = 5.0
 GUARDRAILS_SECONDS = 20.0
 PLUGINS_SECONDS = 5.0
 TURN_SECONDS = 0.2
-_ENDED = (LifecycleState.TERMINATED, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
 
 
 class VLLMMonitor(MonitorVerbs):
@@ -389,6 +387,7 @@ class VLLMMonitor(MonitorVerbs):
                 guardrails=self.guardrails,
                 store=self.persistence_manager,
                 labels=target.labels,
+                predictions=self.plugin_manager.open_predictions,
             ),
             connections=connections,
             machine=self._machine,
@@ -424,7 +423,7 @@ class VLLMMonitor(MonitorVerbs):
         for alert in tick.alerts:
             self._router.send(alert)
         for checkpoint in tick.checkpoints:
-            if checkpoint.state in _ENDED and checkpoint.previous_state not in (None, *_ENDED):
+            if checkpoint.state in ENDED and checkpoint.previous_state not in (None, *ENDED):
                 asyncio.get_running_loop().run_in_executor(None, self._settle_run, checkpoint)
         for listener in self._listeners:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = ["MonitorVerbs"]
 _log = logging.getLogger(__name__)
 
 RUN_SECONDS = 3600.0
+ENDED = (LifecycleState.TERMINATED, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
 
 
 class MonitorVerbs:
@@ -183,16 +185,36 @@ class MonitorVerbs:
         try:
             if store is None or not store.get_happy_paths(limit=1):
                 return
-            execution = execution_of(store, last.target, last.timestamp - RUN_SECONDS, last.timestamp + 1.0)
+            began = last.timestamp - RUN_SECONDS
+            story = store.get_checkpoints(
+                start_time=began, end_time=last.timestamp - 0.001, limit=None, target=last.target
+            )
+            for after, one in pairwise([last, *story]):  # newest first
+                if one.state in ENDED:  # what was before is another run
+                    began = after.timestamp
+                    break
+            execution = execution_of(store, last.target, began, last.timestamp + 1.0)
             settled = HappyPaths(store).settle(execution, has_failed=last.state is not LifecycleState.TERMINATED)
         except Exception:  # the watch goes on; the run is not counted
             _log.exception("a run of %s could not be compared with the happy paths", last.target)
             return
         if settled is not None:
-            path, went_well = settled
+            path, comparison, went_well = settled
             words = (
                 f"this run of {last.target} {'went as well as' if went_well else 'did not go as well as'} {path.name}"
             )
             store.enqueue_event(
-                Event(timestamp=self._clock.now(), event_type="run_settled", message=words, target=last.target)
+                Event(
+                    timestamp=self._clock.now(),
+                    event_type="run_settled",
+                    message=words,
+                    target=last.target,
+                    data={
+                        "path_id": path.path_id,
+                        "went_well": went_well,
+                        "score": comparison.score,
+                        "ended_as": last.state.value,
+                        "worse": [str(one) for one in comparison.deviations if one.is_worse][:10],
+                    },
+                )
             )

@@ -5,7 +5,7 @@ Deterministic given the observations and the times of the ticks, so that a recor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
@@ -14,6 +14,7 @@ from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, Observed
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
 from vllm_monitor.records import (
+    FAILURE_TYPES,
     Alert,
     AlertState,
     Condition,
@@ -69,6 +70,7 @@ class TargetPipeline:
         guardrails: Conditions that must not be met; may be shared likewise. ``None`` raises no alerts.
         store: Where samples, checkpoints and events go; ``None`` keeps nothing.
         labels: The operator's labels of the target, for conditions.
+        predictions: Gives, for a server and a time, failure type to the probability of its open prediction.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class TargetPipeline:
         guardrails: Guardrails | None = None,
         store: PersistenceManager | None = None,
         labels: Mapping[str, str] | None = None,
+        predictions: Callable[[str, float], Mapping[str, float]] | None = None,
     ) -> None:
         self.target = target
         self.picture = TargetPicture(target)
         self._tracker = tracker
         self._guardrails = guardrails
         self._labels = dict(labels or {})
+        self._predictions = predictions
         self._store = store
         self._sampler = ProbeSampler()
         self._condition: Condition | None = None
@@ -132,6 +136,8 @@ class TargetPipeline:
             "labels": self._labels,
             "host_pressed": self.picture.is_host_pressed,
         }
+        if self._predictions is not None:
+            facts["predictions"] = {**dict.fromkeys(FAILURE_TYPES, 0.0), **self._predictions(self.target, now)}
         checkpoint_id = observed.checkpoints[-1].checkpoint_id if observed.checkpoints else None
         return self._guardrails.evaluate(
             self.target, now, make_context(snapshot, facts), snapshot.values, checkpoint_id=checkpoint_id

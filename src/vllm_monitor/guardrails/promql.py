@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vllm_monitor.guardrails.context import VARIABLES
 from vllm_monitor.picture import FAMILIES
 from vllm_monitor.records.vocabulary import Family, Kind
 
@@ -19,6 +20,7 @@ __all__ = ["NotExpressibleError", "promql_of"]
 _TOKEN = re.compile(
     r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|('[^']*'|\"[^\"]*\")|(&&|\|\||[<>=!]=|[-+*/()<>!]))"
 )
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _COMPARISONS = {"<": ">=", ">": "<=", "<=": ">", ">=": "<", "==": "!=", "!=": "=="}
 _SHORT, _LONG = "1m", "5m"
 """Windows: Prometheus scrapes every 15 to 60 s, where we look every second and use 10 s and 60 s."""
@@ -58,6 +60,9 @@ def promql_of(expression: str) -> str:
     Raises:
         NotExpressibleError: When it speaks of something that is on no page of vLLM, or is more than is understood.
     """
+    for name in re.findall(r"[A-Za-z_]\w*", _QUOTED.sub("", expression)):
+        if name in VARIABLES:
+            _value(name)  # what is on no page is a better reason than how it is spoken of
     parser = _Parser(expression)
     node = parser.alternatives()
     parser.expect_end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from vllm_monitor.errors import ConfigurationError
@@ -58,7 +59,7 @@ class HappyPaths:
         self._store = store
 
     def record(self, execution: HappyPath, name: str, path_id: str | None = None) -> HappyPath:
-        """Keep an execution as a known-good one; the same id again replaces it and keeps its counts.
+        """Keep an execution as a known-good one; the same id again, or the same name, replaces it and keeps its counts.
 
         Raises:
             ConfigurationError: When there is too little of it to measure others by.
@@ -69,7 +70,8 @@ class HappyPaths:
                 f"there are {pages} pages of that time, and a happy path needs {LEAST_PAGES}",
                 hint="take a longer stretch, or one in which the server was watched",
             )
-        known = path_id if path_id is not None else uuid.uuid4().hex
+        called = [one.path_id for one in self.all() if one.name == name] if path_id is None else [path_id]
+        known = called[0] if len(called) == 1 else uuid.uuid4().hex
         self._store.save_happy_path(
             known,
             name,
@@ -114,7 +116,7 @@ class HappyPaths:
             default=None,
         )
 
-    def settle(self, execution: HappyPath, *, has_failed: bool) -> tuple[HappyPath, bool] | None:
+    def settle(self, execution: HappyPath, *, has_failed: bool) -> tuple[HappyPath, Comparison, bool] | None:
         """An execution is over: count it as a success or failure of the path that it is nearest to.
 
         Args:
@@ -122,7 +124,8 @@ class HappyPaths:
             has_failed: Whether the server died.
 
         Returns:
-            The path and whether the run went well; ``None`` when there is no path to measure it by.
+            The path, how the run compares with it, and whether it went well; ``None`` when there is no path to
+            measure it by.
         """
         found = self.nearest(execution)
         if found is None:
@@ -130,7 +133,7 @@ class HappyPaths:
         path, comparison = found
         went_well = not has_failed and comparison.score <= FOLLOWED_SCORE
         self._store.update_happy_path_stats(path.path_id, went_well)
-        return path, went_well
+        return path, comparison, went_well
 
 
 def execution_of(
@@ -146,8 +149,9 @@ def execution_of(
         guardrails: Names of the guardrails that are active.
     """
     checkpoints = list(reversed(store.get_checkpoints(start_time=start, end_time=end, limit=None, target=target)))
-    if not checkpoints:
-        checkpoints = store.get_checkpoints(end_time=start, limit=1, target=target)
+    if not checkpoints or checkpoints[0].timestamp > start:  # the state in which the stretch began counts from there on
+        earlier = store.get_checkpoints(end_time=start, limit=1, target=target)
+        checkpoints = [*(replace(one, timestamp=start) for one in earlier), *checkpoints]
     picture, builder = TargetPicture(target), ProfileBuilder()
     for page in StoredPages(store, target).between(start, end):
         picture.observe(page)

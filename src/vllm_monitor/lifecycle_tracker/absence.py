@@ -49,8 +49,7 @@ def changes_between(before: ServerIdentity, after: ServerIdentity) -> tuple[bool
     restarted: bool | None = None
     if before.start_time is not None and after.start_time is not None:
         restarted = before.start_time != after.start_time
-        if restarted:
-            said.append("it was restarted: its process start time changed")
+        said.append("it was restarted: its process start time changed" if restarted else "the same process ran on")
     elif (
         before.generation_tokens_total is not None
         and after.generation_tokens_total is not None

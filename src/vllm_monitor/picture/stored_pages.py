@@ -39,6 +39,25 @@ class StoredPages:
             yield from self._read(round(at * 1000), round(until * 1000))
             at = until
 
+    def looks(self, start: float, end: float) -> Iterator[tuple[float, PageObservation | None]]:
+        """Each page with its time, and after it each moment at which the watch looked, with ``None``; oldest first.
+
+        Args:
+            start: Unix seconds.
+            end: Unix seconds, not included.
+        """
+        at = start
+        while at < end:
+            until = min(end, at + CHUNK_SECONDS)
+            pages: list[tuple[float, PageObservation | None]] = [
+                (page.timestamp, page) for page in self._read(round(at * 1000), round(until * 1000))
+            ]
+            times = self._store.scrape_times(self._target, at, until).get("probes")
+            looked = [] if times is None else [time_ms / 1000 for time_ms in times.tolist() if time_ms < until * 1000]
+            looks = [(time, None) for time in looked] or [(time, None) for time, _ in pages]
+            yield from sorted([*pages, *looks], key=lambda look: (look[0], look[1] is None))
+            at = until
+
     def _read(self, first_ms: int, before_ms: int | None) -> list[PageObservation]:
         end = None if before_ms is None else (before_ms - 1) / 1000
         times = self._store.scrape_times(self._target, first_ms / 1000, end).get("metrics")

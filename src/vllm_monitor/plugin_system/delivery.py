@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -37,6 +38,7 @@ from vllm_monitor.records import (
 
 Answer = TypeVar("Answer")
 _OFF = "off_with_plugin"
+_MOST_NEWS = 100
 
 __all__ = ["OWN_METRICS", "Delivery", "PluginStore"]
 
@@ -122,8 +124,9 @@ class Delivery:
         self._clock = clock
         self._lock = threading.Lock()
         self._panels: dict[str, Panel] = {}
-        self._open_until: dict[tuple[str, str, str], float] = {}
+        self._open: dict[tuple[str, str, str], tuple[float, float]] = {}  # until when, how likely
         self._series: dict[str, set[int]] = {}
+        self._news: deque[Event] = deque(maxlen=_MOST_NEWS)
 
     def panels(self) -> list[Panel]:
         """The newest panel of every plugin that has one, by the names of the plugins."""
@@ -199,12 +202,29 @@ class Delivery:
         with self._lock:
             self._panels.pop(name, None)
 
+    def open_predictions(self, target: str, now: float) -> dict[str, float]:
+        """Failure type to the probability of what is predicted of a server."""
+        with self._lock:
+            return {
+                failure_type: probability
+                for (_, of, failure_type), (until, probability) in self._open.items()
+                if of == target and now < until
+            }
+
+    def take_events(self) -> list[Event]:
+        """What was told since this was last asked, for the screen."""
+        with self._lock:
+            news, self._news = list(self._news), deque(maxlen=_MOST_NEWS)
+        return news
+
     def tell(self, event_type: str, message: str, severity: Severity = Severity.INFO, **data: Any) -> None:
         """Keep an event."""
+        now = self._clock.now()
+        event = Event(timestamp=now, event_type=event_type, message=message, severity=severity, data=data)
+        with self._lock:
+            self._news.append(event)
         if self._store is not None:
-            self._store.enqueue_event(
-                Event(timestamp=self._clock.now(), event_type=event_type, message=message, severity=severity, data=data)
-            )
+            self._store.enqueue_event(event)
 
     def keep_figures(self, plugins: Mapping[str, RunningPlugin]) -> None:
         """Store how much each of these has been called, how often it failed, and what that took."""
@@ -222,21 +242,22 @@ class Delivery:
             return
         key = (plugin, prediction.target, prediction.failure_type)
         with self._lock:
-            until = self._open_until.get(key)
-        if until is None:
-            until = max(
+            known = self._open.get(key)
+        if known is None:
+            stored = self._store.get_predictions(prediction.failure_type, limit=20, target=prediction.target)
+            known = max(
                 (
-                    one.timestamp + one.horizon_seconds
-                    for one in self._store.get_predictions(prediction.failure_type, limit=20, target=prediction.target)
+                    (one.timestamp + one.horizon_seconds, one.probability)
+                    for one in stored
                     if one.metadata.get("plugin") == plugin and one.outcome is PredictionOutcome.OPEN
                 ),
-                default=0.0,
+                default=(0.0, 0.0),
             )
-        if prediction.timestamp >= until:
-            until = prediction.timestamp + prediction.horizon_seconds
+        if prediction.timestamp >= known[0]:
+            known = (prediction.timestamp + prediction.horizon_seconds, prediction.probability)
             self._store.save_prediction(replace(prediction, metadata={"plugin": plugin}))
         with self._lock:
-            self._open_until[key] = until
+            self._open[key] = known
 
     def _policies_of(self, plugin: str) -> list[GuardrailPolicy]:
         if self._guardrails is None:

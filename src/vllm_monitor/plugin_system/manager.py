@@ -32,6 +32,7 @@ from vllm_monitor.plugin_system.running import RunningPlugin
 from vllm_monitor.plugin_system.trust import TrustList, sha256_of
 from vllm_monitor.records import (
     PLUGIN_VERBS,
+    Event,
     PluginKind,
     PluginRecord,
     PluginState,
@@ -44,7 +45,7 @@ __all__ = ["PluginManager"]
 
 _log = logging.getLogger(__name__)
 
-INSTALLED_SECONDS = 60.0
+INSTALLED_SECONDS = 10.0
 
 
 class PluginManager:
@@ -412,6 +413,14 @@ class PluginManager:
     def panels(self) -> list[Panel]:
         """What the panels show now."""
         return self._delivery.panels()
+
+    def open_predictions(self, target: str, now: float) -> Mapping[str, float]:
+        """Failure type to the probability of what detectors predict of a server now."""
+        return self._delivery.open_predictions(target, now)
+
+    def take_events(self) -> list[Event]:
+        """What happened to plugins since this was last asked; it is stored as well."""
+        return self._delivery.take_events()
 
     def close(self) -> None:
         """End everything. Calling it again does nothing."""

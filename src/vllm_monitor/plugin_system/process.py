@@ -116,7 +116,7 @@ class PluginProcess:
             stderr=subprocess.PIPE,
             env={name: os.environ[name] for name in wanted if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
             cwd="/",
-            start_new_session=True,
+            process_group=0,  # to be killed whole; with a session of its own its priority would not count
         )
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:

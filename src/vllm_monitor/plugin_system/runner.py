@@ -131,6 +131,9 @@ class PluginRunner:
             stored_only = entry.state in (PluginState.UNTRUSTED, PluginState.INVALID)  # what runs is another source
             if current is not None and not (stored_only and is_trusted(current.candidate.sha256)):
                 self.end(name)
+                if entry.state is not PluginState.DISABLED:  # that was told by whoever did it
+                    words = f"plugin {name} was stopped: it is {entry.state}: {entry.reason}"
+                    self._delivery.tell("plugin_stopped", words, Severity.WARNING, plugin=name)
 
     def end(self, name: str) -> None:
         """End one, if it runs."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,12 @@ class _Content:
 class TrustList:
     """Which plugin sources may run. Thread-safe, and safe between processes; never exported or imported.
 
-    A source is on it once, with every name that it has in any store; it is taken off with the last of them. Files are
-    followed for one store.
+    A source is trusted in a store: what comes into another one, by an import say, waits for trust there. Files are
+    followed for one store, too.
 
     Args:
         path: The file (0600); ``None`` keeps the list in memory.
-        store: Which store this is about, for a person: its folder.
+        store: Which store this is about: its folder.
         clock: Where time comes from.
     """
 
@@ -71,11 +72,12 @@ class TrustList:
 
     def is_trusted(self, sha256: str) -> bool:
         """Whether the operator trusts a source; a file that cannot be believed trusts nothing."""
-        return sha256 in self._believed().trusted
+        return sha256 in self.trusted()
 
     def trusted(self) -> frozenset[str]:
         """All of them."""
-        return frozenset(self._believed().trusted)
+        trusted = self._believed().trusted
+        return frozenset(sha256 for sha256, entry in trusted.items() if self._is_used(entry))
 
     def followed(self) -> dict[str, str]:
         """File to the name of the plugin whose newest content the operator trusts in advance."""
@@ -97,8 +99,9 @@ class TrustList:
 
         def change(content: _Content) -> None:
             entry = content.trusted.setdefault(sha256, {"trusted_at": self._clock.now(), "uses": []})
-            if self._use(name) not in entry["uses"]:
-                entry["uses"].append(self._use(name))
+            use = {"name": name, "store": self._store}
+            if use not in entry["uses"]:
+                entry["uses"].append(use)
             if unfollow:
                 self._unfollow(content, name)
             if follow is not None:
@@ -107,7 +110,7 @@ class TrustList:
         self._change(change)
 
     def distrust(self, sha256: str, name: str, *, unfollow: bool = True) -> None:
-        """Take a source off the list, unless it has other names or stores, and follow no file for that name.
+        """Take a source off the list, unless it has another name here, and follow no file for that name.
 
         Raises:
             StoreUnavailableError: When the file cannot be written or believed.
@@ -116,7 +119,7 @@ class TrustList:
         def change(content: _Content) -> None:
             entry = content.trusted.get(sha256)
             if entry is not None:
-                entry["uses"] = [use for use in entry["uses"] if use != self._use(name)]
+                entry["uses"] = [use for use in entry["uses"] if use != {"name": name, "store": self._store}]
                 if not entry["uses"]:
                     del content.trusted[sha256]
             if unfollow:
@@ -124,8 +127,8 @@ class TrustList:
 
         self._change(change)
 
-    def _use(self, name: str) -> str:
-        return f"{name} in {self._store}" if self._store else name
+    def _is_used(self, entry: Mapping[str, Any]) -> bool:
+        return any(use["store"] == self._store for use in entry["uses"])
 
     def _unfollow(self, content: _Content, name: str) -> None:
         given_up = {"name": name, "store": self._store}
@@ -183,7 +186,7 @@ def _parsed(whole: Any) -> _Content:
         msg = "a newer version of vllm-monitor wrote it"
         raise ValueError(msg)
     trusted = {
-        key: {**value, "uses": [str(use) for use in value["uses"]]}
+        key: {**value, "uses": [{"name": str(use["name"]), "store": str(use["store"])} for use in value["uses"]]}
         for key, value in whole["trusted"].items()
         if _SHA256.fullmatch(key)
     }

@@ -81,11 +81,13 @@ class PluginContract:
     Args:
         source: The text of the plugin.
         config: Settings that it needs.
+        others: Name to source of the plugins that it depends on; each says its kind itself.
         kind: What it is for; the contract of the kind sets it.
     """
 
     source: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}
+    others: ClassVar[Mapping[str, str]] = {}
     kind: ClassVar[PluginKind]
 
     def test_it_is_loaded(self) -> None:
@@ -107,6 +109,8 @@ class PluginContract:
         clock = ManualClock(1_700_000_000.0)
         manager = PluginManager(guardrails=Guardrails(), clock=clock, concurrent=False)
         try:
+            for name, source in self.others.items():
+                manager.register(name, None, source)
             manager.register("mine", self.kind, self.source, config=self.config)
             manager.start()
             yield clock, manager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.plugin_system.answers import BadAnswerError, Panel
 from vllm_monitor.plugin_system.catalogue import SETTABLE, Entry, declared_record, judge
 from vllm_monitor.plugin_system.configuration import plain_config
-from vllm_monitor.plugin_system.declaration import checked_kind, checked_name, declaration_of
+from vllm_monitor.plugin_system.declaration import checked_kind, declaration_of
 from vllm_monitor.plugin_system.delivery import Delivery, PluginStore
 from vllm_monitor.plugin_system.followed_files import FollowedFiles, read_source
 from vllm_monitor.plugin_system.installed import InstalledPlugin, installed_plugins
 from vllm_monitor.plugin_system.process import PluginFailedError
+from vllm_monitor.plugin_system.registration import record_of_source
 from vllm_monitor.plugin_system.runner import PluginRunner, Views
 from vllm_monitor.plugin_system.running import RunningPlugin
 from vllm_monitor.plugin_system.trust import TrustList, sha256_of
@@ -106,7 +107,7 @@ class PluginManager:
         """
         wanted = None if kind is None else checked_kind(kind)
         with self._lock:
-            found = [self._status(entry) for entry in self._entries.values()]
+            found = [self._runner.status(entry) for entry in self._entries.values()]
         return [one for one in found if wanted is None or one.record.plugin_type == wanted]
 
     def get(self, name: str) -> PluginStatus:
@@ -116,7 +117,7 @@ class PluginManager:
             ConfigurationError: When there is none of that name.
         """
         with self._lock:
-            return self._status(self._entry(name))
+            return self._runner.status(self._entry(name))
 
     def source_of(self, name: str) -> str:
         """The source of a plugin; of an installed one that of the module in which it declares itself.
@@ -167,36 +168,10 @@ class PluginManager:
             ConfigurationError: When the name or the kind is none.
             StorageError: When it cannot be stored, or the trust in it cannot.
         """
-        checked_name(name)
-        kind = None if plugin_type is None else checked_kind(plugin_type)
-        if not isinstance(source, str):
-            raise ConfigurationError(
-                f"plugin {name}: its source is {type(source).__name__}, not text",
-                hint="give the text of a module with the function that its kind needs; a function cannot be stored",
-            )
-        if "config_schema" in metadata or "environment" in metadata:
-            raise ConfigurationError(
-                f"plugin {name}: config_schema and environment are part of its source, which is what trust covers",
-                hint="write them into PLUGIN = {...} at the top of it",
-            )
-        given = {key: metadata.get(key) for key in SETTABLE}
-        said = declaration_of(source, name).kind
-        if kind is not None and said is not None and said != kind:
-            raise ConfigurationError(f"plugin {name} says it is a {said}, not a {kind}", hint="say the same in both")
-        declared = declaration_of(source, name, {**given, "kind": kind})
-        sha256 = sha256_of(source)
-        kept = {"registered_sha256": sha256, **metadata, **({"file": str(file)} if file is not None else {})}
-        record = PluginRecord(
-            name,
-            declared.kind.value if declared.kind is not None else "",
-            source,
-            str(description) or declared.description,
-            declared.version if version is None else str(version),
-            plain_config(name, {} if config is None else config),
-            _texts(name, declared.dependencies if dependencies is None else dependencies),
-            metadata=kept,
-            target=target,
+        record = record_of_source(
+            name, plugin_type, source, description, version, config, dependencies, target, file, metadata
         )
+        sha256 = sha256_of(source)
         with self._changing:
             trial = self._tried(record)
             before = self._records().get(name)
@@ -515,36 +490,3 @@ class PluginManager:
             known = ", ".join(self._entries) or "none"
             raise ConfigurationError(f"there is no plugin {name!r}", hint=f"there are: {known}")
         return found
-
-    def _status(self, entry: Entry) -> PluginStatus:
-        name = entry.record.name
-        running = self._runner.get(name)
-        record, state, reason = entry.record, entry.state, entry.reason
-        if not record.plugin_type and entry.candidate is not None:
-            record = replace(record, plugin_type=entry.candidate.kind.value)
-        if running is None:
-            return PluginStatus(record, state, reason, entry.sha256)
-        if entry.candidate is None:
-            reason = f"as it was before: what is stored now is {state}: {reason}"
-        elif why := self._runner.rejection(entry.candidate):
-            reason = f"as it was before: what is stored now cannot be loaded: {why}"
-        elif running.last_error and not reason:
-            reason = f"last failure: {running.last_error}"
-        return PluginStatus(
-            record,
-            PluginState.RUNNING,
-            reason,
-            running.candidate.sha256,
-            running.calls,
-            running.failures,
-            running.timeouts,
-            running.last_error,
-            running.call_seconds / running.calls if running.calls else None,
-            {"pid": running.pid},
-        )
-
-
-def _texts(name: str, dependencies: Any) -> list[str]:
-    if isinstance(dependencies, str) or not isinstance(dependencies, Iterable):
-        raise ConfigurationError(f"plugin {name}: dependencies are no list", hint='give for example ["other>=1.0"]')
-    return [str(one) for one in dependencies]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vllm_monitor.clock import Clock
@@ -13,7 +14,7 @@ from vllm_monitor.plugin_system.catalogue import Candidate, Entry
 from vllm_monitor.plugin_system.delivery import Delivery
 from vllm_monitor.plugin_system.process import Failure, PluginFailedError
 from vllm_monitor.plugin_system.running import RunningPlugin
-from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginState, Severity, TargetView
+from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginState, PluginStatus, Severity, TargetView
 
 __all__ = ["PluginRunner", "Views"]
 
@@ -62,6 +63,34 @@ class PluginRunner:
         """Why this version could not take the place of the one that runs; empty when it was not tried."""
         rejected = self._rejected.get(candidate.name)
         return rejected[1] if rejected is not None and rejected[0] == candidate else ""
+
+    def status(self, entry: Entry) -> PluginStatus:
+        """A plugin that there is, and how it is doing if it runs."""
+        name = entry.record.name
+        running = self._running.get(name)
+        record, state, reason = entry.record, entry.state, entry.reason
+        if not record.plugin_type and entry.candidate is not None:
+            record = replace(record, plugin_type=entry.candidate.kind.value)
+        if running is None:
+            return PluginStatus(record, state, reason, entry.sha256)
+        if entry.candidate is None:
+            reason = f"as it was before: what is stored now is {state}: {reason}"
+        elif why := self.rejection(entry.candidate):
+            reason = f"as it was before: what is stored now cannot be loaded: {why}"
+        elif running.last_error and not reason:
+            reason = f"last failure: {running.last_error}"
+        return PluginStatus(
+            record,
+            PluginState.RUNNING,
+            reason,
+            running.candidate.sha256,
+            running.calls,
+            running.failures,
+            running.timeouts,
+            running.last_error,
+            running.call_seconds / running.calls if running.calls else None,
+            {"pid": running.pid},
+        )
 
     def start(self) -> None:
         """Run what :meth:`bring_about` and :meth:`take_over` say from now on."""

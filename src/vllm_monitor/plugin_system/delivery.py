@@ -36,11 +36,12 @@ from vllm_monitor.records import (
     TargetView,
 )
 
+__all__ = ["OWN_METRICS", "Delivery", "PluginStore"]
+
 Answer = TypeVar("Answer")
 _OFF = "off_with_plugin"
+"""In the metadata of a guardrail whose plugin is switched off: whether it was on before."""
 _MOST_NEWS = 100
-
-__all__ = ["OWN_METRICS", "Delivery", "PluginStore"]
 
 MOST_SERIES = 10_000
 """Series that one plugin may make, as long as the monitor runs: each costs memory for as long as it is kept."""
@@ -238,12 +239,10 @@ class Delivery:
 
     def _predict(self, plugin: str, prediction: FailurePrediction) -> None:
         """Keep a prediction, unless the plugin's last one of this server and failure is still open."""
-        if self._store is None:
-            return
         key = (plugin, prediction.target, prediction.failure_type)
         with self._lock:
             known = self._open.get(key)
-        if known is None:
+        if known is None and self._store is not None:
             stored = self._store.get_predictions(prediction.failure_type, limit=20, target=prediction.target)
             known = max(
                 (
@@ -253,9 +252,10 @@ class Delivery:
                 ),
                 default=(0.0, 0.0),
             )
-        if prediction.timestamp >= known[0]:
+        if known is None or prediction.timestamp >= known[0]:
             known = (prediction.timestamp + prediction.horizon_seconds, prediction.probability)
-            self._store.save_prediction(replace(prediction, metadata={"plugin": plugin}))
+            if self._store is not None:
+                self._store.save_prediction(replace(prediction, metadata={"plugin": plugin}))
         with self._lock:
             self._open[key] = known
 

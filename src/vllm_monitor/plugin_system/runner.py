@@ -155,7 +155,10 @@ class PluginRunner:
                 return  # it was stopped meanwhile
             current, wanted = self._running.get(name), entry.candidate
             if wanted is not None:
-                self._replace(current, wanted)
+                try:
+                    self._replace(current, wanted)
+                except Exception:  # whatever it is, it must not keep the others from running
+                    _log.exception("plugin %s could not be brought to run", name)
                 continue
             stored_only = entry.state in (PluginState.UNTRUSTED, PluginState.INVALID)  # what runs is another source
             if current is not None and not (stored_only and is_trusted(current.candidate.sha256)):

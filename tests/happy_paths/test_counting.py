@@ -7,6 +7,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
 from tests.waiting import wait_until
 
 from vllm_monitor import MonitorConfig, VLLMMonitor
@@ -14,6 +15,7 @@ from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.simulator import SimulatorProcess
 
 SHUTDOWN = "(APIServer pid=1) INFO [shutdown] API server: shutdown triggered\n"  # a server that is asked to end
+pytestmark = pytest.mark.slow
 FAST = MonitorConfig(interval_seconds=0.2)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.plugin_system import PluginManager, PluginStatus, TargetView
 
@@ -55,6 +57,12 @@ def turns(manager: PluginManager, clock: ManualClock, number: int, **targets: Ta
     for _ in range(number):
         manager.step(lambda: targets)
         clock.advance(100.0)
+
+
+def processes() -> list[psutil.Process]:
+    """Processes of plugins of this one."""
+    found = psutil.Process().children()
+    return [one for one in found if "plugin_system" in " ".join(one.cmdline()) and one.status() != "zombie"]
 
 
 def only(manager: PluginManager) -> PluginStatus:

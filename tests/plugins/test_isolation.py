@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.plugins.examples import COUNTER, managed, turns
+from tests.plugins.examples import COUNTER, managed, processes, turns
 from tests.waiting import wait_until
 
 from vllm_monitor.errors import ConfigurationError, PluginError, VLLMMonitorError
@@ -322,7 +322,7 @@ def test_closing_does_not_wait_for_a_change_that_hangs() -> None:
     manager.start()
     hanging = threading.Thread(target=register_one_that_hangs, args=(manager,), daemon=True)
     hanging.start()
-    wait_until(lambda: psutil.Process().children(), "its trial to begin")
+    wait_until(processes, "its trial to begin")
     manager.close()
     hanging.join(5.0)
     assert not hanging.is_alive()

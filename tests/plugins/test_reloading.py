@@ -7,9 +7,8 @@ import os
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
-from tests.plugins.examples import COUNTER, managed, only, turns
+from tests.plugins.examples import COUNTER, managed, only, processes, turns
 
 from vllm_monitor.errors import ConfigurationError, PluginError
 from vllm_monitor.guardrails import Guardrails
@@ -179,7 +178,7 @@ def test_one_that_cannot_be_loaded_anew_keeps_no_other_away(tmp_path: Path) -> N
             turns(manager, clock, 1)
         assert manager.get("z_other").calls == 3
         assert manager.get("policies").state is PluginState.RUNNING
-        assert len(psutil.Process().children()) == 2
+        assert len(processes()) == 2
 
 
 def test_two_who_register_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.plugins.examples import COUNTER
+from tests.plugins.examples import COUNTER, processes
 from tests.waiting import wait_until
 
 from vllm_monitor import MonitorConfig, VLLMMonitor
@@ -75,12 +74,6 @@ def test_constructing_runs_none_and_none_outlives_the_monitor(tmp_path: Path) ->
     assert monitor.list_plugins()[0].state is PluginState.READY
     assert not processes()
     monitor.close()
-
-
-def processes() -> list[psutil.Process]:
-    """Processes of plugins of this one."""
-    found = psutil.Process(os.getpid()).children()
-    return [one for one in found if "plugin_system" in " ".join(one.cmdline()) and one.status() != "zombie"]
 
 
 def test_conditions_speak_of_what_a_detector_predicts(tmp_path: Path) -> None:

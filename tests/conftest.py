@@ -18,9 +18,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core; 0, one after the other, for slow tests and real servers, which fill a machine alone."""
+    """A worker for each core and one more, since tests wait as often as they compute.
+
+    0, one after the other, for slow tests and real servers, which fill a machine alone.
+    """
     is_default = "not slow" in config.option.markexpr
-    return min(os.cpu_count() or 1, 4) if is_default else 0
+    return min((os.cpu_count() or 1) + 1, 4) if is_default else 0
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ def test_every_type_has_one_definition() -> None:
     assert tuple(one.failure_type for one in DEFINITIONS) == FAILURE_TYPES
 
 
-def snapshot(now: float, condition: Condition = Condition.OK, **values: float) -> Snapshot:
+def snapshot(now: float, values: dict[str, float], condition: Condition = Condition.OK) -> Snapshot:
     return Snapshot(
         target="x",
         timestamp=now,
@@ -66,12 +66,12 @@ CALM = {"kv_cache_usage_ratio": 0.4, "requests_waiting": 0.0}
 
 def test_it_began_with_the_first_of_them_and_is_over_after_a_while_without() -> None:
     watch = FailureWatch("x")
-    seen = [watch.observe(snapshot(float(now), **FULL), Facts()) for now in range(7)]
+    seen = [watch.observe(snapshot(float(now), FULL), Facts()) for now in range(7)]
     assert [len(one) for one in seen] == [0, 0, 0, 0, 0, 1, 0]
     (happened,) = seen[5]
     assert (happened.failure_type, happened.began_at, happened.happened_at) == ("kv_exhaustion", 0.0, 5.0)
     assert watch.current() == [happened]
-    later = [watch.observe(snapshot(float(now), **CALM), Facts()) for now in range(7, 20)]
+    later = [watch.observe(snapshot(float(now), CALM), Facts()) for now in range(7, 20)]
     (over,) = [one for several in later for one in several]
     assert over.ended_at == 6.0
     assert watch.current() == []
@@ -80,17 +80,17 @@ def test_it_began_with_the_first_of_them_and_is_over_after_a_while_without() -> 
 def test_what_is_not_known_decides_nothing_for_a_while() -> None:
     watch = FailureWatch("x")
     for now in range(6):
-        watch.observe(snapshot(float(now), **FULL), Facts())
+        watch.observe(snapshot(float(now), FULL), Facts())
     assert watch.current()
-    assert [watch.observe(snapshot(float(now)), Facts()) for now in range(6, 300)] == [[]] * 294
-    assert watch.observe(snapshot(400.0), Facts())[0].ended_at == 5.0
+    assert [watch.observe(snapshot(float(now), {}), Facts()) for now in range(6, 300)] == [[]] * 294
+    assert watch.observe(snapshot(400.0, {}), Facts())[0].ended_at == 5.0
 
 
 @pytest.mark.parametrize("condition", [Condition.PAUSED, Condition.STOPPED, Condition.STARTING])
 def test_what_somebody_asked_for_is_no_failure(condition: Condition) -> None:
     watch = FailureWatch("x")
     for now in range(100):
-        assert watch.observe(snapshot(float(now), condition, **FULL), Facts()) == []
+        assert watch.observe(snapshot(float(now), FULL, condition), Facts()) == []
 
 
 def test_slower_at_equal_load_is_found_and_busier_is_not() -> None:

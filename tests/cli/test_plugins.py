@@ -52,6 +52,8 @@ def test_edited_it_waits_and_the_list_says_why(tmp_path: Path, file: Path) -> No
     entry = listed(store)["counter"]
     assert entry["state"] == "untrusted"
     assert "was changed since it was registered" in entry["reason"]
+    run("plugins", "add", "counter", "--storage-dir", store, check=2)  # a file that is not there trusts nothing
+    assert listed(store)["counter"]["state"] == "untrusted"
     assert "plugins trust counter" in run("plugins", "list", "--storage-dir", store).stdout.replace("\n", " ")
     assert "counter is trusted" in run("plugins", "trust", "counter", "--storage-dir", store).stdout
     assert listed(store)["counter"]["state"] == "ready"

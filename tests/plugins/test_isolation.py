@@ -371,9 +371,9 @@ def test_no_process_outlives_the_monitor_however_it_ends(tmp_path: Path) -> None
     monitor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert monitor.stdout is not None
     assert monitor.stdout.readline() == "ready\n"
-    time.sleep(0.2)
-    started = psutil.Process(monitor.pid).children(recursive=True)
-    assert len(started) >= 3
+    watched = psutil.Process(monitor.pid)
+    wait_until(lambda: len(watched.children(recursive=True)) >= 3, "its plugins to run")
+    started = watched.children(recursive=True)
     monitor.kill()
     monitor.communicate()
     wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in started), "them to end", 10.0)

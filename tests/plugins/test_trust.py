@@ -197,11 +197,11 @@ def test_a_damaged_list_trusts_nothing_and_is_not_overwritten(tmp_path: Path, co
     path.write_bytes(content)
     path.chmod(0o600)
     with managed(trust=TrustList(path)) as (manager, _):
-        if TrustList(path).problem():
-            with pytest.raises(StoreUnavailableError, match="trust"):
-                manager.register("counter", "collector", COUNTER)
-            assert manager.all() == []
-            assert path.read_bytes() == content
+        assert TrustList(path).problem()
+        with pytest.raises(StoreUnavailableError, match="trust"):
+            manager.register("counter", "collector", COUNTER)
+        assert manager.all() == []
+        assert path.read_bytes() == content
 
 
 def test_a_list_that_others_can_write_is_not_believed(tmp_path: Path) -> None:

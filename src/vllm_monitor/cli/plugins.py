@@ -152,7 +152,9 @@ def add(
 
     settings = _parsed(config)
     with _opened(storage_dir, backend) as (_, known):
-        is_installed = not Path(file).exists() and any(one.name == file for one in known.all())
+        is_installed = not Path(file).exists() and any(
+            one.name == file and not one.record.source for one in known.all()
+        )
         if is_installed:
             found = known.trust(file, config=settings)
         else:

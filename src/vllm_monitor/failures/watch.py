@@ -7,21 +7,10 @@ from dataclasses import dataclass, replace
 
 from vllm_monitor.failures.definitions import DEFINITIONS, Facts, FailureDefinition
 from vllm_monitor.picture import Snapshot
-from vllm_monitor.records import LifecycleState
+from vllm_monitor.records import FAILED_STATES, STARTUP_STATES
 
 __all__ = ["Episode", "FailureWatch"]
 
-_FAILED = (LifecycleState.ERROR, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
-_STARTING = (
-    LifecycleState.CHECKING_DEPENDENCIES,
-    LifecycleState.VALIDATING_ENVIRONMENT,
-    LifecycleState.LOADING_CONFIGURATIONS,
-    LifecycleState.INITIALIZING,
-    LifecycleState.SETTING_UP_WORKERS,
-    LifecycleState.LOADING_MODEL,
-    LifecycleState.ALLOCATING_MEMORY,
-    LifecycleState.COMPILING_KERNELS,
-)
 LONGEST_UNKNOWN_SECONDS = 300.0
 """A failure of which nothing can be seen for so long is over as far as we can tell."""
 
@@ -66,11 +55,11 @@ class FailureWatch:
         Returns:
             Failures that have happened now (``ended_at`` is ``None``), and those that are over.
         """
-        if snapshot.state in _STARTING:
+        if snapshot.state in STARTUP_STATES:
             self._has_served = False
-        elif snapshot.state not in _FAILED:
+        elif snapshot.state not in FAILED_STATES:
             self._has_served = True
-        facts = replace(facts, failed_while_starting=not self._has_served and snapshot.state in _FAILED)
+        facts = replace(facts, failed_while_starting=not self._has_served and snapshot.state in FAILED_STATES)
         found = (track.observe(self.target, snapshot, facts) for track in self._tracks)
         return [episode for episode in found if episode is not None]
 

@@ -11,28 +11,15 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from vllm_monitor.errors import InvalidTransitionError
-from vllm_monitor.records import LifecycleState, StateTransition
+from vllm_monitor.records import FAILED_STATES, STARTUP_STATES, LifecycleState, StateTransition
 
 __all__ = ["FAILED_STATES", "RUNNING_STATES", "STARTUP_STATES", "TRANSITIONS", "check_transition", "path"]
 
 _S = LifecycleState
 _T = StateTransition
 
-STARTUP_STATES = (
-    _S.CHECKING_DEPENDENCIES,
-    _S.VALIDATING_ENVIRONMENT,
-    _S.LOADING_CONFIGURATIONS,
-    _S.INITIALIZING,
-    _S.SETTING_UP_WORKERS,
-    _S.LOADING_MODEL,
-    _S.ALLOCATING_MEMORY,
-    _S.COMPILING_KERNELS,
-)
-"""In the order in which a vLLM server passes through them; any of them may be missed or left out."""
 RUNNING_STATES = (_S.READY, _S.SERVING, _S.PROCESSING_REQUESTS, _S.DEGRADED)
 """The port is open."""
-FAILED_STATES = (_S.ERROR, _S.CRITICAL_ERROR, _S.UNRECOVERABLE)
-"""Nobody is served, and nobody asked for that. Each may become one of those behind it."""
 
 _CHANGES = {_S.PAUSED: _T.PAUSE_RESUME, _S.RECONFIGURING: _T.RECONFIGURATION, _S.SCALING: _T.SCALING}
 _ENDING_STATES = (_S.SHUTTING_DOWN, _S.CLEANUP, _S.TERMINATED)

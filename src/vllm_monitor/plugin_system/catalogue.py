@@ -15,7 +15,7 @@ from vllm_monitor.plugin_system.process import Program
 from vllm_monitor.plugin_system.trust import sha256_of
 from vllm_monitor.records import PLUGIN_VERBS, PluginKind, PluginRecord, PluginState
 
-__all__ = ["SETTABLE", "Candidate", "Entry", "candidate_of", "declared_record", "judge"]
+__all__ = ["SETTABLE", "Candidate", "Entry", "declared_record", "judge"]
 
 SETTABLE = ("interval_seconds", "timeout_seconds", "memory_bytes")
 """What an operator may say instead of the plugin, in its ``metadata``. What trust must cover stands in the source."""
@@ -90,7 +90,7 @@ def declared_record(record: PluginRecord, plugin: InstalledPlugin) -> PluginReco
     )
 
 
-def candidate_of(record: PluginRecord, plugin: InstalledPlugin | None, sha256: str) -> Candidate:
+def _candidate_of(record: PluginRecord, plugin: InstalledPlugin | None, sha256: str) -> Candidate:
     """What would run of a record.
 
     Args:
@@ -184,7 +184,7 @@ def _alone(
     if sha256 not in trusted:
         return Entry(record, PluginState.UNTRUSTED, _why_untrusted(record, plugin, sha256, trust_problem), sha256)
     try:
-        return Entry(record, PluginState.READY, "", sha256, candidate_of(record, plugin, sha256))
+        return Entry(record, PluginState.READY, "", sha256, _candidate_of(record, plugin, sha256))
     except (PluginError, ConfigurationError) as error:
         return Entry(record, PluginState.INVALID, str(error), sha256)
     except Exception as error:  # a record may be edited to anything; it must not keep the others away

@@ -144,15 +144,12 @@ class Delivery:
         if plugin.kind is PluginKind.COLLECTOR:
             samples = _understood(samples_of, answer, targets)
             self._count_series(plugin.name, samples)
-            for sample in samples if self._store is not None else ():
-                self._store.save_metric(  # type: ignore[union-attr]  # the loop above
-                    MetricType.CUSTOM,
-                    sample.name,
-                    sample.value,
-                    sample.labels,
-                    timestamp=now,
-                    target=sample.target or plugin.target,
-                )
+            if self._store is not None:
+                for one in samples:
+                    where = one.target or plugin.target
+                    self._store.save_metric(
+                        MetricType.CUSTOM, one.name, one.value, one.labels, timestamp=now, target=where
+                    )
         elif plugin.kind is PluginKind.DETECTOR:
             made_by = f"{plugin.name} {plugin.version}".strip()
             for prediction in _understood(predictions_of, answer, targets, now=now, made_by=made_by):
@@ -229,13 +226,13 @@ class Delivery:
 
     def keep_figures(self, plugins: Mapping[str, RunningPlugin]) -> None:
         """Store how much each of these has been called, how often it failed, and what that took."""
+        if self._store is None:
+            return
         now = self._clock.now()
-        for name, one in plugins.items() if self._store is not None else ():
+        for name, one in plugins.items():
             figures = (float(one.calls), float(one.failures), float(one.timeouts), one.call_seconds)
             for metric, value in zip(OWN_METRICS, figures, strict=True):
-                self._store.save_metric(  # type: ignore[union-attr]  # the loop above
-                    MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now
-                )
+                self._store.save_metric(MetricType.MONITOR, metric, value, {"plugin": name}, timestamp=now)
 
     def _predict(self, plugin: str, prediction: FailurePrediction) -> None:
         """Keep a prediction, unless the plugin's last one of this server and failure is still open."""

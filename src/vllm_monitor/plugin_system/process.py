@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from vllm_monitor.clock import Clock, SystemClock
+from vllm_monitor.clock import SystemClock
 from vllm_monitor.errors import PluginError
 from vllm_monitor.plugin_system import host
 from vllm_monitor.plugin_system.installed import sha256_of_package
@@ -95,16 +95,15 @@ class PluginProcess:
 
     Args:
         program: What to run; its source is trusted by whoever makes this.
-        clock: Where time comes from.
 
     Raises:
         OSError: When no process can be started now.
     """
 
-    def __init__(self, program: Program, *, clock: Clock | None = None) -> None:
+    def __init__(self, program: Program) -> None:
         self._program = program
         self._owner = os.getpid()
-        self._clock = clock if clock is not None else SystemClock()
+        self._clock = SystemClock()  # a process hangs in real time, whatever clock the monitor goes by
         self._printed = b""
         self._is_closed = False
         self._answers = b""

@@ -4,7 +4,14 @@ from vllm_monitor.records.alert import Alert, AlertState
 from vllm_monitor.records.documents import GuardrailPolicy, PluginRecord, StrategyRecord
 from vllm_monitor.records.event import Event, Severity
 from vllm_monitor.records.happy_path import HappyPath
-from vllm_monitor.records.lifecycle import Condition, LifecycleState, StateCheckpoint, StateTransition
+from vllm_monitor.records.lifecycle import (
+    FAILED_STATES,
+    STARTUP_STATES,
+    Condition,
+    LifecycleState,
+    StateCheckpoint,
+    StateTransition,
+)
 from vllm_monitor.records.mitigation import AttemptStatus, MitigationAttempt, MitigationOutcome
 from vllm_monitor.records.observation import (
     CanaryObservation,
@@ -47,8 +54,10 @@ from vllm_monitor.records.request import RequestSummary
 from vllm_monitor.records.series import Layout, MetricKind, MetricType, Series, metric_type_of
 
 __all__ = [
+    "FAILED_STATES",
     "FAILURE_TYPES",
     "PLUGIN_VERBS",
+    "STARTUP_STATES",
     "Alert",
     "AlertState",
     "AttemptStatus",

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Condition", "LifecycleState", "StateCheckpoint", "StateTransition"]
+__all__ = ["FAILED_STATES", "STARTUP_STATES", "Condition", "LifecycleState", "StateCheckpoint", "StateTransition"]
 
 
 class LifecycleState(StrEnum):
@@ -35,6 +35,21 @@ class LifecycleState(StrEnum):
     ERROR = "error"
     CRITICAL_ERROR = "critical_error"
     UNRECOVERABLE = "unrecoverable"
+
+
+STARTUP_STATES = (
+    LifecycleState.CHECKING_DEPENDENCIES,
+    LifecycleState.VALIDATING_ENVIRONMENT,
+    LifecycleState.LOADING_CONFIGURATIONS,
+    LifecycleState.INITIALIZING,
+    LifecycleState.SETTING_UP_WORKERS,
+    LifecycleState.LOADING_MODEL,
+    LifecycleState.ALLOCATING_MEMORY,
+    LifecycleState.COMPILING_KERNELS,
+)
+"""In the order in which a vLLM server passes through them; any of them may be missed or left out."""
+FAILED_STATES = (LifecycleState.ERROR, LifecycleState.CRITICAL_ERROR, LifecycleState.UNRECOVERABLE)
+"""Nobody is served, and nobody asked for that. Each may become one of those behind it."""
 
 
 class StateTransition(StrEnum):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from vllm_monitor.errors import StoreTooNewError, StoreUnavailableError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
 from vllm_monitor.persistence.damage.check import CheckReport, check_store
 from vllm_monitor.persistence.damage.sqlite_log import log_of
+from vllm_monitor.persistence.models.model_store import ModelStore
 from vllm_monitor.records import GuardrailPolicy
 
 OpenStore = Callable[..., PersistenceManager]
@@ -84,6 +86,30 @@ def test_it_runs_beside_a_live_writer(open_store: OpenStore) -> None:
     assert report.verified["checkpoints"] == 40
     fill(store, records=0)
     assert check_store(store.config).ok
+
+
+def test_a_version_that_becomes_too_old_meanwhile_is_no_damage(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(model_versions_kept=2)
+    for _ in range(2):
+        store.save_model("m", np.arange(3.0))
+    read_file = ModelStore.file_arrays
+    left_to_save = [np.arange(4.0)]
+
+    def read_late(models: ModelStore, row: Mapping[str, Any]) -> bytes:
+        if left_to_save:  # the writer is faster than whoever looks: the oldest version goes
+            store.save_model("m", left_to_save.pop())
+        return read_file(models, row)
+
+    monkeypatch.setattr(ModelStore, "file_arrays", read_late)
+    report = check_store(store.config)
+    assert report.ok, report.findings
+    assert report.verified["model files"] == 1
+    left_to_save += [np.arange(5.0), np.arange(6.0)]
+    exported = store.export_data(tmp_path / "archive")
+    assert not left_to_save
+    assert exported.damaged == 0
 
 
 def test_garbage_over_a_page_of_a_block_names_the_block(config: PersistenceConfig) -> None:

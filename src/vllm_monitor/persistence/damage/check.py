@@ -110,8 +110,7 @@ def check_store(config: PersistenceConfig, *, progress: Progress | None = None) 
             _check_log(path, findings)
             _check_tables(connection, findings, verified, progress)
             if revision == HEAD_REVISION:
-                with _view(connection):
-                    _check_files(check_model_files(config, connection), findings, verified)
+                _check_files(check_model_files(config, connection), findings, verified)
     except sqlite3.Error as error:
         if fault_of(error) is not Fault.DAMAGED:
             raise StoreUnavailableError(

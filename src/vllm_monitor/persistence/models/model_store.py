@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from vllm_monitor.clock import SystemClock
 from vllm_monitor.errors import StoreDamagedError
@@ -207,6 +207,13 @@ class ModelStore:
         arrays = self.column_arrays(connection, row) if row["file_name"] is None else self.file_arrays(row)
         verify_arrays(row, arrays)
         return arrays
+
+    def is_gone(self, engine: Engine, row: Mapping[str, Any]) -> bool:
+        """Whether a row that an older view of the store shows has been removed since."""
+        table = schema.models
+        with engine.connect() as connection:
+            query = select(table.c.id).where(table.c.model_id == row["model_id"])
+            return connection.execute(query).first() is None
 
     def remove_files(self, names: list[str]) -> None:
         """Remove files that no row names any more; what cannot be removed is an orphan, see below."""

@@ -1,0 +1,61 @@
+"""Failures as events of the store: written when one has happened and when it is over, read back after a restart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from vllm_monitor.failures.watch import Episode
+from vllm_monitor.records import Event, Severity
+
+__all__ = ["FAILURE_HAPPENED", "FAILURE_OVER", "episodes_of", "event_of"]
+
+FAILURE_HAPPENED = "failure_happened"
+FAILURE_OVER = "failure_over"
+
+
+def event_of(episode: Episode) -> Event:
+    """The event that says that a failure has happened, or, when it has ended, that it is over."""
+    is_over = episode.ended_at is not None
+    message = f"{episode.failure_type} is over" if is_over else f"{episode.failure_type} has happened: {episode.reason}"
+    return Event(
+        timestamp=episode.happened_at if episode.ended_at is None else episode.ended_at,
+        event_type=FAILURE_OVER if is_over else FAILURE_HAPPENED,
+        message=message,
+        severity=Severity.INFO if is_over else Severity.CRITICAL,
+        target=episode.target,
+        data={
+            "failure_type": episode.failure_type,
+            "began_at": episode.began_at,
+            "happened_at": episode.happened_at,
+            "ended_at": episode.ended_at,
+            "reason": episode.reason,
+        },
+    )
+
+
+def episodes_of(events: Iterable[Event]) -> list[Episode]:
+    """Failures as a store's events tell them, oldest first; what makes no sense in them is left out.
+
+    Args:
+        events: In any order; those of other types are passed over.
+    """
+    found: dict[tuple[str, str, float], Episode] = {}
+    for event in sorted(events, key=lambda one: one.event_type == FAILURE_OVER):
+        if event.event_type not in (FAILURE_HAPPENED, FAILURE_OVER):
+            continue
+        facts = event.data
+        kind, began, happened, ended = (
+            facts.get(name) for name in ("failure_type", "began_at", "happened_at", "ended_at")
+        )
+        if not isinstance(kind, str) or not _is_time(began) or not _is_time(happened):
+            continue
+        key = (event.target, kind, happened)
+        episode = found.get(key) or Episode(event.target, kind, began, happened, reason=str(facts.get("reason", "")))
+        found[key] = replace(episode, ended_at=ended) if _is_time(ended) else episode
+    return sorted(found.values(), key=lambda one: one.happened_at)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""The score of predictions, recomputed from what is stored: table, JSON, pictures."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeGuard
 
 from vllm_monitor.failures.watch import Episode
 from vllm_monitor.records import Event, Severity
@@ -57,5 +58,5 @@ def episodes_of(events: Iterable[Event]) -> list[Episode]:
     return sorted(found.values(), key=lambda one: one.happened_at)
 
 
-def _is_time(value: object) -> bool:
+def _is_time(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -96,7 +96,11 @@ class Run:
                         values=self.pages[index] if up else None,
                     ),
                     HealthObservation(
-                        target=TARGET, timestamp=asked_at, latency_seconds=latency, status=status or None, failure=failure
+                        target=TARGET,
+                        timestamp=asked_at,
+                        latency_seconds=latency,
+                        status=status or None,
+                        failure=failure,
                     ),
                 ],
             )
@@ -128,18 +132,21 @@ def load_traces(archive: Path) -> list[Trace]:
 def simulate(seed: int, traces: Sequence[Trace]) -> Run:
     """One run; the same seed gives the same run."""
     dice = random.Random(seed)
+    trace = dice.choice(traces)
+    # As an operator would size it: the busiest moments of the trace, when many long prompts come at once, are served.
+    prompt_cost = dice.uniform(3e-5, 8e-5) * 1.6 / _burstiness(trace)
     engine = EngineSettings(
         max_num_seqs=dice.randint(20, 48),
         max_num_batched_tokens=4096,
         num_blocks=dice.randint(1_800, 4_200),
         max_model_len=8_192,
         step_base_seconds=dice.uniform(0.016, 0.03),
-        seconds_per_prompt_token=dice.uniform(3e-5, 8e-5),
+        seconds_per_prompt_token=prompt_cost,
         seconds_per_sequence=dice.uniform(2e-4, 8e-4),
         step_jitter_ratio=dice.uniform(0.04, 0.15),
     )
     limit_bytes = dice.uniform(2.5e9, 1.2e10)
-    plan = _Plan(dice, traces, engine, limit_bytes)
+    plan = _Plan(dice, trace, engine, limit_bytes)
     settings = ServerSettings(
         engine=engine,
         load=LoadSettings(requests_per_second=0.0, client_timeout_seconds=120.0),
@@ -176,9 +183,9 @@ def _burstiness(trace: Trace) -> float:
 class _Plan:
     """Who comes when, and what goes wrong when."""
 
-    def __init__(self, dice: random.Random, traces: Sequence[Trace], engine: EngineSettings, limit: float) -> None:
+    def __init__(self, dice: random.Random, trace: Trace, engine: EngineSettings, limit: float) -> None:
         self._dice = dice
-        self._trace = dice.choice(traces)
+        self._trace = trace
         self._limit_bytes = limit
         self._prompt = sum(one[1] for one in self._trace) / len(self._trace)
         self._output = sum(one[2] for one in self._trace) / len(self._trace)
@@ -187,7 +194,6 @@ class _Plan:
         self._step_seconds = engine.step_base_seconds + 10 * engine.seconds_per_sequence
         self.faults: list[Fault] = []
         self.failures: list[Failure] = []
-        # As an operator would size it: the busiest ten seconds of the trace nearly fit.
         usual = self._capacity * dice.uniform(0.35, 0.7) / _burstiness(self._trace)
         self.arrivals = list(self._stream(0.0, RUN_SECONDS, lambda at: usual * (1.0 + 0.35 * self._tide(at))))
         kinds = list(KINDS)
@@ -247,7 +253,7 @@ class _Plan:
         return begin + length
 
     def _surge(self, begin: float, size: float) -> float:
-        ramp, hold = self._dice.uniform(90.0, 600.0), self._dice.uniform(90.0, 240.0)
+        ramp, hold = self._dice.uniform(240.0, 1_100.0), self._dice.uniform(90.0, 240.0)
         peak = self._capacity * (self._dice.uniform(1.1, 2.0) if size == 1.0 else size)
         length = ramp + hold
         self.arrivals += self._stream(begin, begin + length, lambda at: peak * min(1.0, (at - begin) / ramp))
@@ -255,7 +261,7 @@ class _Plan:
 
     def _fill_cache(self, begin: float, size: float) -> float:
         """More and more long conversations, as many as fill the cache."""
-        ramp, hold = self._dice.uniform(90.0, 600.0), self._dice.uniform(90.0, 240.0)
+        ramp, hold = self._dice.uniform(240.0, 1_100.0), self._dice.uniform(90.0, 240.0)
         share = self._dice.uniform(1.1, 1.6) if size == 1.0 else size
         output = 2_000
         tokens_each, life = 4_500.0, output * self._step_seconds
@@ -270,8 +276,8 @@ class _Plan:
 
     def _hang(self, begin: float, size: float) -> float:
         """Ever more stutters, ever longer, until it stands still."""
-        length = self._dice.uniform(60.0, 420.0)
-        stutters = self._dice.randint(4, 12) if size == 1.0 else 1 + round(2 * size)
+        length = self._dice.uniform(180.0, 700.0)
+        stutters = self._dice.randint(6, 18) if size == 1.0 else 1 + round(2 * size)
         for number in range(stutters):
             place = 1.0 - (1.0 - (number + 0.5) / stutters) ** 1.3
             pause = 1.5 + 3.0 * place * self._dice.uniform(0.5, 1.0)
@@ -283,7 +289,7 @@ class _Plan:
         return begin + length + stop + 5.0
 
     def _slow_down(self, begin: float, size: float) -> float:
-        ramp, hold = self._dice.uniform(90.0, 600.0), self._dice.uniform(90.0, 240.0)
+        ramp, hold = self._dice.uniform(240.0, 1_100.0), self._dice.uniform(90.0, 240.0)
         most = self._dice.uniform(4.0, 9.0) if size == 1.0 else 1.0 + size
         steps = max(1, int(ramp / 15.0))
         for number in range(steps):
@@ -292,6 +298,6 @@ class _Plan:
             self.faults.append(Fault(FaultKind.SLOWDOWN, begin + 15.0 * number, lasts, step_multiplier=factor))
         return begin + 15.0 * (steps - 1) + hold
 
-    def _crash(self, begin: float, size: float) -> float:
+    def _crash(self, begin: float, _size: float) -> float:
         self.faults.append(Fault(FaultKind.CRASH, begin))
         return begin + 60.0

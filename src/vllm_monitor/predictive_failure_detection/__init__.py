@@ -1,1 +1,8 @@
 """Predictions: what will fail, when, how sure it is, and why; every one is settled by itself and scored."""
+
+from vllm_monitor.predictive_failure_detection.failure_detector import PredictiveFailureDetector
+from vllm_monitor.predictive_failure_detection.hazards import HORIZON_SECONDS, Forecast
+from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
+from vllm_monitor.predictive_failure_detection.target_predictor import Outlook
+
+__all__ = ["HORIZON_SECONDS", "Forecast", "Outlook", "PredictionSettings", "PredictiveFailureDetector"]

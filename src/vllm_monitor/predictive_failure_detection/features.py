@@ -107,6 +107,14 @@ class Features:
         """A figure, or what to take when it is not known."""
         return self.values.get(name, default)
 
+    def unusual(self, name: str) -> float:
+        """The z of a signal."""
+        return float(self.z[SIGNALS.index(name)])
+
+    def slope(self, name: str) -> float:
+        """Slope of a signal per second over about 45 seconds, where its scale is its own."""
+        return float(self.slopes[1, SIGNALS.index(name)])
+
 
 class FeatureExtractor:
     """Follows one server. Bounded; deterministic; not thread-safe."""
@@ -156,7 +164,18 @@ class FeatureExtractor:
             self._learn(scaled, gap)
         slopes = self._slopes(scaled, gap)
         return Features(
-            now, values, levels, scaled, z, above, slopes, now - self._known_since, is_well, state, failures, facts or {}
+            now,
+            values,
+            levels,
+            scaled,
+            z,
+            above,
+            slopes,
+            now - self._known_since,
+            is_well,
+            state,
+            failures,
+            facts or {},
         )
 
     def _compare(self, scaled: Floats) -> tuple[Floats, Floats]:

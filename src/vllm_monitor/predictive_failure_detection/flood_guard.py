@@ -39,7 +39,7 @@ class FloodGuard:
         self._counted_at: dict[str, float] = {}
         self.suppressed: dict[str, int] = {}
 
-    def allows(self, kind: str, calls: bool, now: float) -> bool:
+    def allows(self, kind: str, *, calls: bool, now: float) -> bool:
         """Whether to make a prediction of a type now; then it counts as made.
 
         Args:
@@ -66,6 +66,12 @@ class FloodGuard:
         self._made_at[kind] = now
         self._made.append(now)
         return True
+
+    def note(self, kind: str, at: float) -> None:
+        """A prediction that was made and of which this guard does not know, such as one from before a crash."""
+        if at > self._made_at.get(kind, float("-inf")):
+            self._made_at[kind] = at
+            self._made.append(at)
 
     def state(self) -> dict[str, Any]:
         """As values that the store keeps."""

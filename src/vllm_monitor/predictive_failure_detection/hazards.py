@@ -1,10 +1,11 @@
 """Cause-specific hazards in discrete time: from detector outputs to how likely each failure is, and when.
 
 The five minutes ahead are cut into bins; in each, the chance that a failure of one type happens, given that it has not
-yet, is the logistic function of a weighted sum of detector outputs (Singer and Willett, "It's about time: using
-discrete-time survival analysis", Journal of Educational Statistics 18, 1993). Weights are shipped and are moved by
-what happens here: a look is kept until it is known what followed it, and then the weights take one step (stochastic
-gradient), drawn back to the shipped ones.
+yet, is the logistic function of a weighted sum (Singer and Willett, "It's about time: using discrete-time survival
+analysis", Journal of Educational Statistics 18, 1993) of detector outputs and of a few fixed combinations of them
+(one layer of rectified units, which say "both at once"). Weights are shipped and are moved by what happens here: a look
+is kept until it is known what followed it, and then the weights of the sum take one step (stochastic gradient), drawn
+back to the shipped ones.
 """
 
 from __future__ import annotations
@@ -22,15 +23,25 @@ from numpy.typing import NDArray
 
 from vllm_monitor.predictive_failure_detection.plain_state import array_of
 
-__all__ = ["EDGES_SECONDS", "HORIZON_SECONDS", "Forecast", "Hazards", "Weights", "basis", "shipped_weights"]
+__all__ = [
+    "ANY_FAILURE",
+    "EDGES_SECONDS",
+    "HORIZON_SECONDS",
+    "Forecast",
+    "Hazards",
+    "Weights",
+    "forecast_of",
+    "logit",
+    "shipped_weights",
+]
 
 Floats = NDArray[np.float64]
 
+ANY_FAILURE = "any_failure"
+"""Stands among failure types for the first failure of whatever type; never predicted by itself."""
 EDGES_SECONDS = (0.0, 15.0, 45.0, 100.0, 180.0, 300.0)
 """Ends of the bins: short ones where seconds count."""
 HORIZON_SECONDS = EDGES_SECONDS[-1]
-KNOTS = (0.0, 0.3, 0.7)
-"""Where the effect of an output may bend; each is piecewise linear."""
 LEARNING_RATE = 0.02
 PULL = 0.002
 """Share by which weights go back to the shipped ones with each step."""
@@ -45,15 +56,25 @@ class Weights:
         version: Names them, for ``FailurePrediction.model_version``.
         outputs: Names of the detector outputs that they are for.
         failure_types: Types that can be predicted.
+        units: (outputs, units): what each combination is made of.
+        unit_bias: (units,).
         bias: (types, bins).
-        slope: (types, bins, basis).
+        slope: (types, bins, outputs + units).
+        thresholds: (types,): probability from which a failure is predicted.
     """
 
     version: str
     outputs: tuple[str, ...]
     failure_types: tuple[str, ...]
+    units: Floats
+    unit_bias: Floats
     bias: Floats
     slope: Floats
+    thresholds: Floats
+
+    def terms(self, outputs: Floats) -> Floats:
+        """What the sums are of: the detector outputs, and their combinations after them."""
+        return np.concatenate([outputs, np.maximum(outputs @ self.units + self.unit_bias, 0.0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +96,16 @@ class Forecast:
     seconds_high: float
 
 
-def basis(outputs: Floats) -> Floats:
-    """Detector outputs (..., outputs) as piecewise linear terms (..., outputs * knots), the first knot first."""
-    return np.concatenate([np.maximum(outputs - knot, 0.0) / (1.0 - knot) for knot in KNOTS], axis=-1)
-
-
 @cache
 def shipped_weights() -> Weights:
     """The weights of the package."""
-    text = resources.files(__package__).joinpath("starting_weights.json").read_text("utf-8")
-    kept = json.loads(text)
-    outputs, kinds = tuple(kept["outputs"]), tuple(kept["failure_types"])
-    bins, terms = len(EDGES_SECONDS) - 1, len(outputs) * len(KNOTS)
-    bias = np.array([kept["weights"][kind]["bias"] for kind in kinds])
-    slope = np.zeros((len(kinds), bins, terms))
-    for row, kind in enumerate(kinds):
-        for column, name in enumerate(outputs):
-            for knot, values in enumerate(kept["weights"][kind]["slope"].get(name, ())):
-                slope[row, :, knot * len(outputs) + column] = values
-    return Weights(kept["version"], outputs, kinds, bias, slope)
+    kept = json.loads(resources.files(__package__).joinpath("starting_weights.json").read_text("utf-8"))
+    return Weights(
+        kept["version"],
+        tuple(kept["outputs"]),
+        tuple(kept["failure_types"]),
+        *(np.array(kept[name]) for name in ("units", "unit_bias", "bias", "slope", "thresholds")),
+    )
 
 
 class Hazards:
@@ -112,10 +124,14 @@ class Hazards:
         """(types, bins): chance of each failure in each bin, given that it has not happened before.
 
         Args:
-            terms: As :func:`basis` gives them.
+            terms: As :meth:`Weights.terms` gives them.
         """
         logits = np.clip(self._bias + self._slope @ terms, -MOST_LOGIT, MOST_LOGIT)
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+
+    def mean_slope(self, kind: int) -> Floats:
+        """Slope of one failure type, (outputs + units,), as the mean over the bins."""
+        return np.asarray(self._slope[kind].mean(axis=0))
 
     def learn(self, terms: Floats, kind: int, seconds: float | None) -> None:
         """Take one step towards what followed a look.

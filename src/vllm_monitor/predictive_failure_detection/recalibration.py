@@ -29,7 +29,7 @@ class Recalibration:
         """What to state instead."""
         return 1.0 / (1.0 + math.exp(-(self._scale * logit(stated) + self._shift)))
 
-    def learn(self, stated: float, happened: bool) -> None:
+    def learn(self, stated: float, *, happened: bool) -> None:
         """What followed a look of which a probability was stated."""
         error = float(happened) - self.probability(stated)
         self._scale += LEARNING_RATE * error * logit(stated) / 4.0 + PULL * (1.0 - self._scale)

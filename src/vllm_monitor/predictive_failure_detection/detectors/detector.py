@@ -21,10 +21,15 @@ class Detector(Protocol):
     that was restored from the state of another goes on exactly as that one.
     """
 
-    name: str
-    """The method's name, in snake_case."""
-    outputs: tuple[str, ...]
-    """A name for each number of :meth:`score`."""
+    @property
+    def name(self) -> str:
+        """The method's name, in snake_case."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """A name for each number of :meth:`score`."""
+        ...
 
     def score(self, features: Features) -> NDArray[np.float64]:
         """A number from 0 (nothing speaks for it, or it is not known) to 1 for each output."""

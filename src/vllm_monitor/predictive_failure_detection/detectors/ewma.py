@@ -63,7 +63,7 @@ class Ewma:
     )
 
     def score(self, features: Features) -> NDArray[np.float64]:
-        """5 standard deviations are 0.5; a doubling (of a figure on a logarithmic scale) in three time constants is 0.6."""
+        """5 standard deviations are 0.5; a doubling (on a logarithmic scale) in about three time constants is 0.6."""
         z = features.z
         slopes = features.slopes[:, _SLOPES_AT] * _SLOPE_SCALE
         slopes[:, _SLOPES.index("engine_steps_per_second")] *= -1.0

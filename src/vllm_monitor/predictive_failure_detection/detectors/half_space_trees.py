@@ -44,7 +44,7 @@ class HalfSpaceTrees:
         for _ in range(DEPTH):
             right = place[self._figure[self._tree, node]] > self._split[self._tree, node]
             node = 2 * node + 1 + right
-        return node - (2**DEPTH - 1)
+        return np.asarray(node - (2**DEPTH - 1), dtype=np.int64)
 
     def score(self, features: Features) -> NDArray[np.float64]:
         """Mean share of trees in which next to no look of the last window reached the same leaf."""

@@ -39,7 +39,7 @@ class HeartbeatGaps:
         age, running = features.value("progress_age_seconds", 0.0), features.value("requests_running", 0.0)
         late = age / 5.0 if running > 0 else 0.0
         found = [float(longest >= GAP_SECONDS), self._next(features), longest / (longest + 3.0), late]
-        return np.clip(np.nan_to_num(np.array(found)), 0.0, 1.0)
+        return np.asarray(np.clip(np.nan_to_num(np.array(found)), 0.0, 1.0))
 
     def _next(self, features: Features) -> float:
         seconds = 0.0 if self._at is None else min(60.0, max(0.0, features.timestamp - self._at))

@@ -73,9 +73,7 @@ class PrecursorPatterns:
         if not self._patterns or length < LEAST_LENGTH:
             return []
         lengths = [max(float(np.linalg.norm(one.vector)), 1e-9) for one in self._patterns]
-        return [
-            (one, float(one.vector @ z) / (own * length)) for one, own in zip(self._patterns, lengths, strict=True)
-        ]
+        return [(one, float(one.vector @ z) / (own * length)) for one, own in zip(self._patterns, lengths, strict=True)]
 
     def learn(self, features: Features) -> None:
         """Remember the look; on a failure, make or strengthen a pattern of what came before."""

@@ -90,7 +90,7 @@ class Saturation:
                 math.log1p(max(0.0, value("listen_queue", 0.0))) / 3.0,
             ]
         )
-        return np.clip(np.nan_to_num(found), 0.0, 1.0)
+        return np.asarray(np.clip(np.nan_to_num(found), 0.0, 1.0))
 
     def learn(self, features: Features) -> None:
         """Remember the most that was seen, slowly forgotten."""

@@ -65,6 +65,7 @@ class Run:
         latencies: Seconds that the page took.
         health: Status of ``/health``; 0 where the port was closed.
         failures: The disturbances that were meant to end in failure.
+        memory_limit_bytes: What the server may use, where a monitor would know it; NaN otherwise.
     """
 
     seed: int
@@ -74,6 +75,7 @@ class Run:
     latencies: NDArray[np.float64]
     health: NDArray[np.int64]
     failures: list[Failure] = field(default_factory=list)
+    memory_limit_bytes: float = math.nan
 
     def ticks(self) -> Iterator[tuple[float, list[Observation]]]:
         """What became visible with each tick."""
@@ -159,7 +161,7 @@ def simulate(seed: int, traces: Sequence[Trace]) -> Run:
     run = Run(
         seed,
         layout,
-        times=START + TICK_SECONDS * np.arange(1, count + 1),
+        times=START + TICK_SECONDS * np.arange(1, count + 1, dtype=np.float64),
         pages=np.full((count, len(layout.series)), np.nan),
         latencies=np.full(count, 0.003),
         health=np.zeros(count, dtype=np.int64),

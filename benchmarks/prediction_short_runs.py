@@ -1,4 +1,4 @@
-"""Short runs of small simulated servers, looked at every second: sudden faults, and healthy ones with bursts and idling.
+"""Short runs of small simulated servers, looked at every second: sudden faults, or bursts and idling.
 
 Development data only: the shipped weights of the hazards come from these, from the long runs, and from recordings.
 """

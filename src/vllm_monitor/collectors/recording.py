@@ -6,7 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Self
 
@@ -142,7 +142,7 @@ class Recording:
     interval_seconds: float | None = None
     malformed_lines: int = 0
     notes: tuple[str, ...] = ()
-    truth: RecordedTruth = RecordedTruth()
+    truth: RecordedTruth = field(default_factory=RecordedTruth)
 
 
 def read_recording(

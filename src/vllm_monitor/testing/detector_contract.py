@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import pickle  # noqa: S403  # only to measure how large a state is; nothing is ever unpickled
+import pickle  # only to measure how large a state is; nothing is ever unpickled
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,15 +96,16 @@ class DetectorContract:
     def test_a_state_that_makes_no_sense_is_left_out(self) -> None:
         """Another detector's, another version's, a hostile one."""
         look = next(self.looks(1))
-        for hostile in (
+        states: tuple[dict[str, Any], ...] = (
             {},
             {name: value for name in self.make().state() for value in (None,)},
-            {name: "x" for name in self.make().state()},
+            dict.fromkeys(self.make().state(), "x"),
             {name: [1, [2], "3"] for name in self.make().state()},
-            {name: math.nan for name in self.make().state()},
+            dict.fromkeys(self.make().state(), math.nan),
             {name: {"a": {}} for name in self.make().state()},
-            {name: -(10**30) for name in self.make().state()},
-        ):
+            dict.fromkeys(self.make().state(), -(10**30)),
+        )
+        for hostile in states:
             detector = self.make()
             detector.restore(hostile)
             score = detector.score(look)

@@ -59,7 +59,7 @@ class ConformalAnomaly:
 
     def _faded(self, now: float) -> NDArray[np.float64]:
         seconds = 0.0 if self._at is None else max(0.0, now - self._at)
-        return self._held * math.exp(-seconds / MEMORY_SECONDS)
+        return np.asarray(self._held * math.exp(-seconds / MEMORY_SECONDS))
 
     def state(self) -> dict[str, Any]:
         """See :class:`Detector`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from vllm_monitor.failures import FAILURE_HAPPENED, FAILURE_OVER, Episode, episodes_of
 from vllm_monitor.persistence import PersistenceManager
@@ -79,12 +80,12 @@ def _watched(
         if end - start > left:
             break
         left -= end - start
-        times = store.scrape_times(target, start, end).get("probes")
+        times = store.scrape_times(target, start - longest_hole_seconds, end).get("probes")
         looks = [] if times is None else [time_ms / 1000 for time_ms in times.tolist()]
-        blind = _Blind(store, target, start, end)
+        blind = _Blind(store, target, start - longest_hole_seconds, end)
         stretches = [
             (before, after)
-            for before, after in zip([start, *looks], looks, strict=False)
+            for before, after in pairwise(looks)
             if 0.0 < after - before <= longest_hole_seconds and not blind.at(after)
         ]
         found += reversed(_joined(stretches))

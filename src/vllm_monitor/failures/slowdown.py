@@ -40,6 +40,7 @@ class Slowdown:
         looks = self._looks
         if looks and now < looks[-1][0]:  # the clock was set back
             looks.clear()
+            self._sum = self._square_sum = 0.0
         if running is not None and math.isfinite(running):
             looks.append((now, running))
             self._sum += running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from vllm_monitor.records import (
     PageObservation,
     PauseObservation,
     PredictionOutcome,
+    ProbeFailure,
     Severity,
 )
 
@@ -77,11 +79,14 @@ def pipeline_over(store: PersistenceManager | None, recording: Recording, foreto
     return TargetPipeline("x", tracker=tracker, store=store, predictor=foretold)
 
 
-def ticks_of(recording: Recording, pipeline: TargetPipeline, first: int, last: int) -> Iterator[Tick]:
+def ticks_of(
+    recording: Recording, pipeline: TargetPipeline, first: int, last: int, only: tuple[type, ...] = (object,)
+) -> Iterator[Tick]:
     began = began_at(recording)
     for count in range(first, last):
         now = began + count
-        yield pipeline.step(now, [one for one in recording.observations if now - 1.0 < one.visible_at <= now])
+        arrived = [one for one in recording.observations if now - 1.0 < one.visible_at <= now]
+        yield pipeline.step(now, [one for one in arrived if isinstance(one, only)])
 
 
 def outcomes(settled: Sequence[Settled]) -> dict[str, PredictionOutcome]:
@@ -187,6 +192,40 @@ def test_an_overdue_one_that_was_watched_to_its_end(recording: Recording, tmp_pa
         }
 
 
+def test_what_cannot_be_told_is_censored(recording: Recording) -> None:
+    began = began_at(recording)
+    both = [prediction(name, began + 5.0, 20.0, name) for name in ("kv_exhaustion", "silent_degradation")]
+    pipeline = pipeline_over(None, recording, Foretold(began, both))
+    settled = [one for tick in ticks_of(recording, pipeline, 0, 39) for one in tick.settled]
+    assert outcomes(settled) == {
+        "kv_exhaustion": PredictionOutcome.DID_NOT_HAPPEN,
+        "silent_degradation": PredictionOutcome.CENSORED,  # nothing was learned of what is usual
+    }
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["live", "from the store"])
+def test_a_server_that_cannot_be_reached_is_not_seen(killed: bool, recording: Recording, tmp_path: Path) -> None:
+    began = began_at(recording)
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
+        oracle = Foretold(began, [prediction("p", began + 8.0, 60.0)])
+        pipeline = pipeline_over(store, recording, oracle)
+        refused = ProbeFailure("refused", "connection refused")
+        settled = [
+            one for tick in ticks_of(recording, pipeline, 0, 12, only=(PageObservation,)) for one in tick.settled
+        ]
+        for count in range(12, 68 if killed else 70):
+            now = began + count
+            tick = pipeline.step(now, [PageObservation(target="x", timestamp=now, layout=None, failure=refused)])
+            settled += tick.settled
+        assert tick.snapshot.condition.value == "unreachable"
+        if killed:
+            assert settled == []
+            again = pipeline_over(store, recording, Foretold(began, []))
+            again.resume(began + 69.0)
+            settled += again.step(began + 69.0, []).settled
+    assert outcomes(settled) == {"p": PredictionOutcome.CENSORED}
+
+
 def test_a_pause_by_somebody_settles_what_is_open(recording: Recording) -> None:
     began = began_at(recording)
     oracle = Foretold(began, [prediction("p", began + 10.0, 300.0)])
@@ -256,3 +295,24 @@ def test_a_predictor_that_fails_does_not_end_the_watch() -> None:
     for now in range(1_000, 1_070):
         pipeline.step(float(now), [])
     assert broken.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("died", "outcome"), [(False, PredictionOutcome.CENSORED), (True, PredictionOutcome.DID_NOT_HAPPEN)]
+)
+def test_a_restart_is_meant_unless_the_server_had_died(
+    died: bool, outcome: PredictionOutcome, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = began_at(recording)
+    tracker = LifecycleTracker(resume=False)
+    oracle = Foretold(began, [prediction("p", began + 5.0, 25.0)])
+    pipeline = TargetPipeline("x", tracker=tracker, predictor=oracle)
+    settled = [one for tick in ticks_of(recording, pipeline, 0, 10) for one in tick.settled]
+    if died:
+        settled += pipeline.step(
+            began + 10.0, [HealthObservation(target="x", timestamp=began + 10, status=503)]
+        ).settled
+    figures = tracker.figures("x", began)
+    monkeypatch.setattr(tracker, "figures", lambda *_: replace(figures, restarts=figures.restarts + 1))
+    settled += [one for tick in ticks_of(recording, pipeline, 11, 40) for one in tick.settled]
+    assert outcomes(settled) == {"p": outcome}

@@ -74,6 +74,11 @@ def test_an_engine_that_dies_alone_or_first_is_not_the_memory_of_its_api_server(
     assert [one.failure_type for one in found] == ["engine_death"]
 
 
+def test_what_its_memory_did_long_ago_says_nothing() -> None:
+    assert "memory_exhaustion" in types_after(leak, *[Condition.API_FROZEN] * 10, Condition.API_DEAD)
+    assert "memory_exhaustion" not in types_after(leak, *[Condition.API_FROZEN] * 13, Condition.API_DEAD)
+
+
 @pytest.mark.parametrize("asked", [Condition.STOPPED, Condition.PAUSED, Condition.STARTING])
 def test_one_that_was_asked_to_end_was_not_killed(asked: Condition) -> None:
     assert types_after(leak, asked) == []

@@ -245,6 +245,7 @@ def test_the_oldest_of_too_many_is_let_go() -> None:
     assert len(settlement.open()) == MOST_OPEN
     found = look(settlement, 101.0)
     assert [(one.prediction.prediction_id, one.outcome) for one in found] == [("0", CENSORED), ("1", CENSORED)]
+    assert look(settlement, 102.0) == []
 
 
 # -- after an absence ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from vllm_monitor.collectors import ProbeSampler, ServerFacts
 from vllm_monitor.core.stored_story import read_story
 from vllm_monitor.core.target_failures import TargetFailures
 from vllm_monitor.core.target_predictions import PredictionSource, TargetPredictions
-from vllm_monitor.failures import Episode, event_of
+from vllm_monitor.failures import DEFINITIONS, Episode, event_of
 from vllm_monitor.guardrails import Guardrails, make_context
 from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, LifeFigures, Observed
 from vllm_monitor.persistence import PersistenceManager
@@ -47,6 +47,7 @@ _LOUD = frozenset(
 _QUIET = frozenset({Condition.OK, Condition.IDLE, Condition.STARTING, Condition.UNKNOWN})
 _MEANT = frozenset({Condition.PAUSED, Condition.STOPPED})
 _DEAD = frozenset({Condition.ENGINE_DEAD, Condition.WORKER_DEAD, Condition.API_DEAD})
+_DEATHS = frozenset(one.failure_type for one in DEFINITIONS if one.is_death)
 _WELL = frozenset({Condition.OK, Condition.IDLE})
 LONGEST_HOLE_SECONDS = 30.0
 
@@ -142,6 +143,7 @@ class TargetPipeline:
         story = read_story(self._store, self.target, longest_hole_seconds=self._longest_hole)
         self._failures.resume(story.failures, now, story.last_seen)
         self._predictions.resume(now, story)
+        self._has_died = any(one.failure_type in _DEATHS for one in self._failures.current())
         self._restarts = self._tracker.figures(self.target, now).restarts
 
     def note_mitigation(self, at: float) -> None:

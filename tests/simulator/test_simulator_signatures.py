@@ -129,6 +129,18 @@ def test_kv_pressure_fills_the_cache_and_recomputes() -> None:
     assert _value(simulator, "vllm:num_requests_waiting{") == 0
 
 
+def test_a_slowdown_stretches_every_step_until_it_ends() -> None:
+    simulator = _simulator("slowdown@30+30,step_multiplier=3", "slowdown@45+15,step_multiplier=2")
+    rates = []
+    for _ in range(7):
+        steps = _value(simulator, "vllm:iteration_tokens_total_count")
+        simulator.advance(15.0)
+        rates.append(_value(simulator, "vllm:iteration_tokens_total_count") - steps)
+    assert rates[2] < 0.5 * rates[1]
+    assert rates[3] < 0.7 * rates[2]
+    assert rates[6] > 0.7 * rates[1]
+
+
 def test_overload_grows_queue_latency_and_scrape_time() -> None:
     simulator = _simulator("overload@20+30")
     simulator.advance(20.0)

@@ -19,7 +19,7 @@ def simulate(
         typer.Option(
             metavar="KIND@START+DURATION",
             help="A fault, times in simulated seconds (freeze@20+15). Kinds: freeze, crash, kv_pressure, "
-            "overload, leak, slow_start, pause. May be given several times.",
+            "overload, leak, slow_start, pause, slowdown. May be given several times.",
         ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 1.0,

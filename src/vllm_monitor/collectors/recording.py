@@ -6,16 +6,18 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Self
 
 from vllm_monitor.collectors.recording_lines import (
+    GROUND_TRUTH_KINDS,
     DuplicateKeys,
     LineDecoder,
     LineEncoder,
     MalformedLineError,
 )
+from vllm_monitor.collectors.recording_truth import RecordedTruth, TruthReader
 from vllm_monitor.errors import RecordingError
 from vllm_monitor.records import Observation
 
@@ -132,6 +134,7 @@ class Recording:
         interval_seconds: Time between two ticks, where the recording tells.
         malformed_lines: Lines that could not be read and were skipped.
         notes: What was wrong with the file, for a person.
+        truth: What really happened, for those who score; never to be shown to what judges.
     """
 
     target: str
@@ -139,6 +142,7 @@ class Recording:
     interval_seconds: float | None = None
     malformed_lines: int = 0
     notes: tuple[str, ...] = ()
+    truth: RecordedTruth = field(default_factory=RecordedTruth)
 
 
 def read_recording(
@@ -172,6 +176,7 @@ def read_recording(
         interval_seconds=reader.interval_seconds,
         malformed_lines=reader.malformed_lines,
         notes=tuple(reader.notes),
+        truth=reader.truth.truth(),
     )
 
 
@@ -188,6 +193,7 @@ class _Reader:
         self.total_bytes = 0
         self.malformed_lines = 0
         self.notes: list[str] = []
+        self.truth = TruthReader()
 
     def observations(self) -> Iterator[Observation]:
         for text in self._lines():
@@ -208,6 +214,8 @@ class _Reader:
                 self.malformed_lines += 1
             else:
                 if observation is None:
+                    if line["kind"] in GROUND_TRUTH_KINDS:
+                        self.truth.see(line)
                     continue
                 if 0.0 <= observation.timestamp <= _LAST_TIME and 0.0 <= observation.latency_seconds <= _MOST_LATENCY:
                     yield observation

@@ -279,6 +279,9 @@ class TargetPicture:
                 value = histogram_quantile(quantile, bounds, cumulative, total_sum)
                 if value is not None:
                     values[name.removesuffix("seconds") + label + "_seconds"] = value
+            if name == "inter_token_latency_seconds" and bounds.size > 1 and cumulative[-1] > 0:
+                longest = int(np.searchsorted(cumulative, cumulative[-1]))
+                values["inter_token_latency_longest_seconds"] = float(bounds[min(longest, bounds.size - 2)])
 
     def _add_host(self, values: dict[str, float]) -> None:
         newest = self._processes.newest

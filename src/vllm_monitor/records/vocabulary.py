@@ -230,6 +230,7 @@ DERIVED: dict[str, str] = {
     "time_to_first_token_p95_seconds": "95th percentile of time to first token, over the last 60 s.",
     "inter_token_latency_p50_seconds": "Median time between tokens, over the last 60 s.",
     "inter_token_latency_p95_seconds": "95th percentile of time between tokens, over the last 60 s.",
+    "inter_token_latency_longest_seconds": "Longest time between two tokens over the last 60 s, up to its bucket.",
     "e2e_request_latency_p50_seconds": "Median request latency, over the last 60 s.",
     "e2e_request_latency_p95_seconds": "95th percentile of request latency, over the last 60 s.",
     "request_queue_time_p50_seconds": "Median queue time, over the last 60 s.",

@@ -50,6 +50,7 @@ class Engine:
         self.blocks = BlockPool(settings)
         self.frozen = False
         self.paused = False
+        self.slowness = 1.0
         self._inbox: list[Request] = []
         self._aborts: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -210,7 +211,7 @@ class Engine:
             + settings.seconds_per_prompt_token * prompt_tokens
             + settings.seconds_per_sequence * len(self._chunks)
         )
-        return cost * self._jitter + settings.preemption_seconds * preempted
+        return self.slowness * cost * self._jitter + settings.preemption_seconds * preempted
 
     def _like_steps(self, duration: float, limit: float) -> int:
         """How many steps of pure decoding follow each other before anything changes."""

@@ -55,6 +55,11 @@ class FaultBoard:
         return math.prod(fault.output for fault in self.active)
 
     @property
+    def step_multiplier(self) -> float:
+        """Factor on the duration of a step."""
+        return math.prod(fault.step for fault in self.active)
+
+    @property
     def withheld_ratio(self) -> float:
         """Share of the KV cache taken away."""
         return max((fault.withheld for fault in self.active), default=0.0)

@@ -24,6 +24,7 @@ class FaultKind(StrEnum):
     when the duration is over. ``kv_pressure``: long answers and a smaller cache, so blocks run out.
     ``overload``: many more requests than can be served. ``leak``: resident memory grows. ``slow_start``: the
     server restarts and its port stays closed for the duration. ``pause``: as ``POST /pause?mode=keep``.
+    ``slowdown``: every step takes longer, as when something else uses the accelerator.
     """
 
     FREEZE = "freeze"
@@ -33,14 +34,22 @@ class FaultKind(StrEnum):
     LEAK = "leak"
     SLOW_START = "slow_start"
     PAUSE = "pause"
+    SLOWDOWN = "slowdown"
 
 
 # What each kind does by itself; whatever is not named here is left as it is.
-_NEUTRAL = {"rate_multiplier": 1.0, "output_multiplier": 1.0, "withheld_ratio": 0.0, "bytes_per_second": 0.0}
+_NEUTRAL = {
+    "rate_multiplier": 1.0,
+    "output_multiplier": 1.0,
+    "withheld_ratio": 0.0,
+    "bytes_per_second": 0.0,
+    "step_multiplier": 1.0,
+}
 _DEFAULTS = {
     FaultKind.OVERLOAD: {"rate_multiplier": 30.0},
     FaultKind.KV_PRESSURE: {"rate_multiplier": 2.0, "output_multiplier": 6.0, "withheld_ratio": 0.8},
     FaultKind.LEAK: {"bytes_per_second": 60e6},
+    FaultKind.SLOWDOWN: {"step_multiplier": 4.0},
 }
 
 
@@ -57,6 +66,7 @@ class Fault:
         output_multiplier: Factor on the length of answers (default 6 for kv_pressure, else 1).
         withheld_ratio: Share of the KV cache that is taken away, 0 to 1 (default 0.8 for kv_pressure).
         bytes_per_second: Growth of resident memory (default 6e7 for leak).
+        step_multiplier: Factor on the duration of a step (default 4 for slowdown, else 1).
         restart: Whether a crashed server comes back.
     """
 
@@ -67,6 +77,7 @@ class Fault:
     output_multiplier: float | None = None
     withheld_ratio: float | None = None
     bytes_per_second: float | None = None
+    step_multiplier: float | None = None
     restart: bool = True
 
     def __post_init__(self) -> None:
@@ -78,6 +89,10 @@ class Fault:
         for name in ("start_seconds", "duration_seconds"):
             object.__setattr__(self, name, float(getattr(self, name)))
             _require_not_negative(name, getattr(self, name))
+        if self.step < 0.01:
+            raise ConfigurationError(
+                f"step_multiplier = {self.step} makes no sense", hint="Give a number of at least 0.01."
+            )
         if self.withheld > 1.0:
             raise ConfigurationError(
                 f"withheld_ratio = {self.withheld} is more than the whole cache",
@@ -108,6 +123,11 @@ class Fault:
         return self.bytes_per_second or 0.0
 
     @property
+    def step(self) -> float:
+        """Factor on the duration of a step."""
+        return self.step_multiplier or 0.0
+
+    @property
     def end_seconds(self) -> float:
         """When it is over; infinity when it lasts until it is cleared."""
         return self.start_seconds + self.duration_seconds if self.duration_seconds > 0 else math.inf
@@ -125,7 +145,14 @@ class Fault:
 
 _NUMBER = r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)s?"
 _SPEC = re.compile(rf"([A-Za-z_-]+)@{_NUMBER}(?:\+{_NUMBER})?((?:,[a-z_]+=[^,=]+)*)")
-_PARAMETERS = ("rate_multiplier", "output_multiplier", "withheld_ratio", "bytes_per_second", "restart")
+_PARAMETERS = (
+    "rate_multiplier",
+    "output_multiplier",
+    "withheld_ratio",
+    "bytes_per_second",
+    "step_multiplier",
+    "restart",
+)
 _HINT = f"Write kind@start+duration, for example freeze@20+15; the kinds are {', '.join(FaultKind)}."
 
 

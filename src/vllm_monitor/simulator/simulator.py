@@ -250,6 +250,7 @@ class Simulator:
             return
         self._set_frozen(life, frozen=board.has(FaultKind.FREEZE))
         life.engine.paused = self._paused_by_call or board.has(FaultKind.PAUSE)
+        life.engine.slowness = board.step_multiplier
         life.engine.blocks.withhold(board.withheld_ratio)
         life.process.leak(self._now, board.leak_bytes_per_second)
         limit = self.settings.memory_limit_bytes

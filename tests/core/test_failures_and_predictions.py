@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from tests.core.recordings import DATA
@@ -18,7 +19,7 @@ from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.picture import Snapshot
-from vllm_monitor.predictive_failure_detection import Settled
+from vllm_monitor.predictive_failure_detection import PredictiveFailureDetector, Predictor, Settled
 from vllm_monitor.records import (
     FailurePrediction,
     GuardrailPolicy,
@@ -50,15 +51,24 @@ class Foretold:
     def __init__(self, began: float, predictions: Sequence[FailurePrediction]) -> None:
         self._began = began
         self._left = list(predictions)
+        self.resolved: dict[str, PredictionOutcome] = {}
+        self.actions = 0
         self.shown: list[tuple[Snapshot, PageObservation | None, int, int]] = []
 
     def observe(
         self, snapshot: Snapshot, page: PageObservation | None, failures: Sequence[Episode], ongoing: Sequence[Episode]
     ) -> list[FailurePrediction]:
+        assert snapshot.target == "x"
         self.shown.append((snapshot, page, len(failures), len(ongoing)))
         due = [one for one in self._left if one.timestamp <= snapshot.timestamp]
         self._left = [one for one in self._left if one not in due]
         return due
+
+    def note_resolved(self, prediction: FailurePrediction, outcome: PredictionOutcome) -> None:
+        self.resolved[prediction.prediction_id] = outcome
+
+    def note_action(self, target: str) -> None:
+        self.actions += 1
 
 
 def foretold(recording: Recording) -> Foretold:
@@ -135,6 +145,8 @@ def test_failures_and_outcomes_are_told_and_stored(recording: Recording, tmp_pat
         assert "70%" in warning.message
         assert "the cache fills" in warning.message
     assert len(oracle.shown) == 120, "asked once per tick"
+    assert oracle.resolved == EXPECTED
+    assert oracle.actions == 0
     assert sum(failures for _, _, failures, _ in oracle.shown) == 2
     assert sum(page is not None for _, page, _, _ in oracle.shown) > 100
 
@@ -237,6 +249,10 @@ def test_a_pause_by_somebody_settles_what_is_open(recording: Recording) -> None:
     settled = [*pause.settled, *tick.settled]
     assert outcomes(settled) == {"p": PredictionOutcome.CENSORED}
     assert "somebody" in settled[0].reason
+    assert oracle.actions > 0
+    before = oracle.actions
+    pipeline.note_mitigation(began + 22.0)
+    assert oracle.actions == before + 1
 
 
 class Plugins:
@@ -259,12 +275,15 @@ def test_guardrails_know_open_predictions_of_ours_and_of_plugins() -> None:
     guardrails.register(GuardrailPolicy("ours", "", "predictions['kv_exhaustion'] > 0.7"))
     guardrails.register(GuardrailPolicy("theirs", "", "predictions['engine_stall'] > 0.5"))
     plugins = Plugins()
-    plugins.new = [prediction("b", 1_000.0, 50.0, "engine_stall", probability=0.6)]
+    plugins.new = [
+        prediction("b", 1_000.0, 50.0, "engine_stall", probability=0.6, metadata={"plugin": "mine"}),
+    ]
+    oracle = Foretold(0.0, [prediction("a", 1_001.0, 200.0)])
     pipeline = TargetPipeline(
         "x",
         tracker=LifecycleTracker(resume=False),
         guardrails=guardrails,
-        predictor=Foretold(0.0, [prediction("a", 1_001.0, 200.0)]),
+        predictor=oracle,
         source=plugins,
     )
 
@@ -280,15 +299,24 @@ def test_guardrails_know_open_predictions_of_ours_and_of_plugins() -> None:
     assert {one.name for one in tick(1_120.0).firing} == {"ours"}
     assert {one.name for now in range(1_202, 1_220) for one in tick(float(now)).alerts} == {"ours"}
     assert plugins.resolved == ["b", "a"]
+    assert oracle.resolved.keys() == {"a"}, "the others are not its own"
+
+
+def test_the_detector_of_the_package_fits_the_door() -> None:
+    predictor: Predictor = PredictiveFailureDetector()
+    for member in ("observe", "note_resolved", "note_action"):
+        assert callable(getattr(predictor, member))
 
 
 def test_a_predictor_that_fails_does_not_end_the_watch() -> None:
     class Broken:
         asked = 0
 
-        def observe(self, *_: object) -> list[FailurePrediction]:
+        def observe(self, *_: object) -> NoReturn:
             self.asked += 1
             raise ZeroDivisionError
+
+        note_resolved = note_action = observe
 
     broken = Broken()
     pipeline = TargetPipeline("x", tracker=LifecycleTracker(resume=False), predictor=broken)

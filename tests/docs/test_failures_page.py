@@ -26,6 +26,11 @@ class Once:
     def observe(self, *_: object) -> list[FailurePrediction]:
         return [prediction(at=100.0, horizon_seconds=1.0)]
 
+    def note_resolved(self, *_: object) -> None:
+        pass
+
+    note_action = note_resolved
+
 
 def test_events() -> None:
     pipeline = TargetPipeline("x", tracker=LifecycleTracker(resume=False), predictor=Once())

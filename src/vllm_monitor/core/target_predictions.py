@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vllm_monitor.core.stored_story import StoredStory
 from vllm_monitor.failures import Episode
@@ -17,6 +17,7 @@ from vllm_monitor.records import Condition, Event, FailurePrediction, PageObserv
 
 __all__ = ["PredictionSource", "PredictionStep", "TargetPredictions"]
 
+Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
 
 RESOLVED_PER_TICK = 50
@@ -99,6 +100,7 @@ class TargetPredictions:
     def note_mitigation(self, at: float) -> None:
         """An attempt to mitigate began at this time (unix seconds)."""
         self._settlement.note_mitigation(at)
+        self._ask(at, lambda predictor: predictor.note_action(self.target), None)
 
     def open_probabilities(self) -> dict[str, float]:
         """Failure type to the probability of the newest open prediction of it."""
@@ -137,7 +139,11 @@ class TargetPredictions:
         )
         while self._overdue and len(settled) < RESOLVED_PER_TICK:
             settled.append(replace(self._overdue.popleft(), resolved_at=now))
-        for prediction in self._predict(snapshot, page, failures, ongoing):
+        if meant:
+            self._ask(now, lambda predictor: predictor.note_action(self.target), None)
+        none: list[FailurePrediction] = []
+        foretold = self._ask(now, lambda predictor: predictor.observe(snapshot, page, failures, ongoing), none)
+        for prediction in [one if one.target else replace(one, target=self.target) for one in foretold]:
             if self._settlement.add(prediction):
                 made.append(prediction)
                 if self._store is not None:
@@ -154,23 +160,17 @@ class TargetPredictions:
         still = sorted(self._settlement.open(), key=lambda prediction: prediction.timestamp)
         self._probabilities = {prediction.failure_type: prediction.probability for prediction in still}
 
-    def _predict(
-        self,
-        snapshot: Snapshot,
-        page: PageObservation | None,
-        failures: Sequence[Episode],
-        ongoing: Sequence[Episode],
-    ) -> list[FailurePrediction]:
-        now = snapshot.timestamp
-        if self._predictor is None or (self._rests_until is not None and 0 < self._rests_until - now <= REST_SECONDS):
-            return []
+    def _ask(self, now: float, ask: Callable[[Predictor], Answer], otherwise: Answer) -> Answer:
+        """What the predictor says, unless it has failed."""
+        rests = self._rests_until is not None and 0.0 < self._rests_until - now <= REST_SECONDS
+        if self._predictor is None or rests:
+            return otherwise
         try:
-            made = self._predictor.observe(snapshot, page, failures, ongoing)
+            return ask(self._predictor)
         except Exception:  # whatever it is, a target must not go unwatched because of it
             _log.exception("the predictor of %s failed and rests for a minute", self.target)
             self._rests_until = now + REST_SECONDS
-            return []
-        return [one if one.target else replace(one, target=self.target) for one in made]
+            return otherwise
 
     def _keep(self, settled: Settled) -> None:
         prediction = settled.prediction
@@ -180,6 +180,9 @@ class TargetPredictions:
             )
         if self._source is not None:
             self._source.note_resolved(prediction)
+        if "plugin" not in prediction.metadata:
+            outcome = settled.outcome
+            self._ask(settled.resolved_at, lambda predictor: predictor.note_resolved(prediction, outcome), None)
 
 
 def _predicted(now: float, prediction: FailurePrediction) -> Event:

@@ -1,4 +1,4 @@
-"""The door of whatever predicts: asked once per tick."""
+"""The door of whatever predicts: asked once per tick, and told what became of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol
 
 from vllm_monitor.failures import Episode
 from vllm_monitor.picture import Snapshot
-from vllm_monitor.records import FailurePrediction, PageObservation
+from vllm_monitor.records import FailurePrediction, PageObservation, PredictionOutcome
 
 __all__ = ["Predictor"]
 
 
 class Predictor(Protocol):
-    """Predicts the failures of one server. Deterministic given what it is shown; owned by one pipeline."""
+    """Predicts the failures of servers. Deterministic given what it is shown and told; one owner calls it."""
 
     def observe(
         self,
@@ -33,4 +33,12 @@ class Predictor(Protocol):
         Returns:
             New predictions; each is stored and settled by the caller.
         """
+        ...
+
+    def note_resolved(self, prediction: FailurePrediction, outcome: PredictionOutcome) -> None:
+        """It is known what became of one of its predictions."""
+        ...
+
+    def note_action(self, target: str) -> None:
+        """Somebody acts on a server: what follows says nothing of what would have followed."""
         ...

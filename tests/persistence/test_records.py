@@ -327,6 +327,42 @@ def test_outcomes_of_predictions(open_store: OpenStore) -> None:
     assert "DID_NOT_HAPPEN" in caught.value.hint
 
 
+def test_an_outcome_may_say_when_it_was_known(open_store: OpenStore) -> None:
+    store = open_store(clock=ManualClock(100.0))
+    for name in ("p", "q", "r"):
+        store.save_prediction(prediction(name, metadata={"odd": {1: 2}}))
+    store.update_prediction_outcome("p", "happened", resolved_at=90.0)
+    store.enqueue_prediction_outcome("q", "censored", resolved_at=91.0)
+    store.update_prediction_outcome("r", "open", resolved_at=92.0)
+    by_id = {one.prediction_id: (one.outcome.value, one.resolved_at) for one in store.get_predictions()}
+    assert by_id == {"p": ("happened", 90.0), "q": ("censored", 91.0), "r": ("open", None)}
+
+
+def test_the_outcome_of_a_prediction_in_hand_is_queued_without_reading(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(clock=ManualClock(100.0), durable_timeout_seconds=30)
+    mine = prediction("p", metadata={"odd": {1: 2}})
+    corrected = prediction("corrected")
+    for one in (mine, corrected):
+        store.save_prediction(one, checkpoint_id="c")
+    store.update_prediction_outcome("corrected", "mitigated")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_look", None)  # whoever reads fails
+        store.enqueue_prediction_outcome("p", "happened", resolved_at=90.0, prediction=mine)
+        store.enqueue_prediction_outcome("corrected", "happened", prediction=corrected)
+        store.enqueue_prediction_outcome("new", "censored", prediction=prediction("new"))
+    for _ in range(2):
+        by_id = {one.prediction_id: one for one in store.get_predictions()}
+        assert {name: (one.outcome.value, one.resolved_at) for name, one in by_id.items()} == {
+            "p": ("happened", 90.0),
+            "corrected": ("mitigated", 100.0),
+            "new": ("censored", 100.0),
+        }
+        assert (by_id["p"].checkpoint_id, by_id["p"].metadata) == ("c", {"odd": {1: 2}}), "all else stays as stored"
+        store.flush_all()
+
+
 def test_an_outcome_of_an_odd_id_and_odd_fields(open_store: OpenStore) -> None:
     store = open_store()
     odd = prediction("json:\0\ud800", outcome="unsure", probability=10**30)

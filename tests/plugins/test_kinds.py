@@ -174,6 +174,27 @@ def test_a_warning_becomes_one_prediction_for_as_long_as_it_is_open(tmp_path: Pa
             assert len(store.get_predictions()) == 2
 
 
+def test_predictions_are_handed_out_once_and_what_is_settled_is_not_open(tmp_path: Path) -> None:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store, managed(store) as (manager, clock):
+        manager.register("mine", "detector", DETECTOR, interval_seconds=10)
+        busy = {URL: view(values={"requests_running": 101.0})}
+        manager.step(lambda: busy)
+        (made,) = manager.take_predictions(URL)
+        assert [made] == store.get_predictions()
+        assert manager.take_predictions(URL) == manager.take_predictions("http://other:1") == []
+        assert manager.open_predictions(URL, clock.now()) == {"queue_saturation": 0.8}
+        manager.note_resolved(made)
+        assert manager.open_predictions(URL, clock.now()) == {}
+        for _ in range(3):  # it warns on, and is not heard before the horizon of its last warning has ended
+            clock.advance(10.0)
+            manager.step(lambda: busy)
+        assert manager.take_predictions(URL) == []
+        clock.advance(400.0)
+        manager.step(lambda: busy)
+        assert len(manager.take_predictions(URL)) == 1
+        assert manager.open_predictions(URL, clock.now()) == {"queue_saturation": 0.8}
+
+
 def test_policies_are_there_survive_and_go_with_their_plugin(tmp_path: Path) -> None:
     with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
         guardrails = Guardrails(store)

@@ -17,8 +17,9 @@ from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors import Connections, GpuCollector, LocalMachine
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.follower import TargetFollower
+from vllm_monitor.core.learned_loads import SAVE_SECONDS, LearnedLoads
 from vllm_monitor.core.monitor_verbs import ENDED, MonitorVerbs
-from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.core.pipeline import LONGEST_HOLE_SECONDS, TargetPipeline, Tick
 from vllm_monitor.core.plugin_views import view_of
 from vllm_monitor.core.watcher import TargetWatcher
 from vllm_monitor.errors import ConfigurationError
@@ -42,6 +43,8 @@ RESTART_SECONDS = 5.0
 GUARDRAILS_SECONDS = 20.0
 PLUGINS_SECONDS = 5.0
 TURN_SECONDS = 0.2
+LOOKS_MISSED = 2
+"""So many looks in a row may be missing before a prediction cannot be settled any more."""
 
 
 class VLLMMonitor(MonitorVerbs):
@@ -87,6 +90,7 @@ class VLLMMonitor(MonitorVerbs):
             interval_seconds=self.config.interval_seconds,
             clock=self._clock,
         )
+        self._learned = LearnedLoads(self.persistence_manager)
         self._router = AlertRouter(
             (parse_destination(webhook.get_secret_value()) for webhook in self.config.alert_webhooks), clock=self._clock
         )
@@ -285,6 +289,7 @@ class VLLMMonitor(MonitorVerbs):
                     self._start_task(target, number * spread)
                 self._tasks["guardrails"] = asyncio.create_task(self._take_up_guardrails())
                 self._tasks["plugins"] = asyncio.create_task(self._take_up_plugins())
+                self._tasks["learned loads"] = asyncio.create_task(self._save_what_is_learned())
                 self._tasks["turns of plugins"] = asyncio.create_task(self._give_plugins_their_turns())
             if started is not None:
                 started.set()
@@ -323,6 +328,11 @@ class VLLMMonitor(MonitorVerbs):
             except Exception:  # the watch goes on with those that run
                 _log.exception("the plugins cannot be loaded")
             await self._clock.sleep(PLUGINS_SECONDS)
+
+    async def _save_what_is_learned(self) -> None:
+        while True:
+            await self._clock.sleep(SAVE_SECONDS)
+            await self._learned.save()
 
     async def _give_plugins_their_turns(self) -> None:
         while True:
@@ -366,29 +376,46 @@ class VLLMMonitor(MonitorVerbs):
                 self._router.resume(alert)
             self._note("watch_started", f"the watch of {target.url} has started", target=target.url)
             while True:
+                pipeline = self._pipeline(target)
                 try:
-                    await self._watcher(target, connections).run(first_delay_seconds)
+                    await asyncio.to_thread(self._resume, pipeline)
+                    await self._learned.take_up(pipeline)
+                    await self._watcher(target, pipeline, connections).run(first_delay_seconds)
                 except Exception as error:  # whatever it is, a target must not go unwatched because of it
                     _log.exception("the watch of %s failed and begins anew", target.url)
                     self._note("watch_failed", f"the watch of {target.url} failed: {error!r}", Severity.CRITICAL)
                     first_delay_seconds = RESTART_SECONDS
+                finally:
+                    await self._learned.let_go(pipeline)
         finally:
             self._leading.discard(target.url)
             if self.persistence_manager is not None:
                 self.persistence_manager.release_lease(target.url)
 
-    def _watcher(self, target: TargetSettings, connections: Connections) -> TargetWatcher:
+    def _resume(self, pipeline: TargetPipeline) -> None:
+        try:
+            pipeline.resume(self._clock.now())
+        except Exception:  # a target must not go unwatched because of it
+            _log.exception("failures and predictions of %s begin anew", pipeline.target)
+
+    def _pipeline(self, target: TargetSettings) -> TargetPipeline:
+        return TargetPipeline(
+            target.url,
+            tracker=self.lifecycle_tracker,
+            guardrails=self.guardrails,
+            store=self.persistence_manager,
+            labels=target.labels,
+            source=self.plugin_manager,
+            ttft_objective_seconds=self.config.ttft_objective_seconds,
+            inter_token_objective_seconds=self.config.inter_token_objective_seconds,
+            longest_hole_seconds=max(LONGEST_HOLE_SECONDS, (LOOKS_MISSED + 1) * self.config.interval_seconds),
+        )
+
+    def _watcher(self, target: TargetSettings, pipeline: TargetPipeline, connections: Connections) -> TargetWatcher:
         return TargetWatcher(
             target,
             self.config,
-            TargetPipeline(
-                target.url,
-                tracker=self.lifecycle_tracker,
-                guardrails=self.guardrails,
-                store=self.persistence_manager,
-                labels=target.labels,
-                predictions=self.plugin_manager.open_predictions,
-            ),
+            pipeline,
             connections=connections,
             machine=self._machine,
             gpus=self._gpus,

@@ -5,20 +5,27 @@ Deterministic given the observations and the times of the ticks, so that a recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
+from vllm_monitor.core.stored_story import read_story
+from vllm_monitor.core.target_failures import TargetFailures
+from vllm_monitor.core.target_predictions import PredictionSource, TargetPredictions
+from vllm_monitor.failures import DEFINITIONS, Episode, event_of
 from vllm_monitor.guardrails import Guardrails, make_context
-from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, Observed
+from vllm_monitor.lifecycle_tracker import Facts, LifecycleTracker, LifeFigures, Observed
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot, TargetPicture
+from vllm_monitor.predictive_failure_detection import Predictor, Settled
 from vllm_monitor.records import (
     FAILURE_TYPES,
     Alert,
     AlertState,
     Condition,
     Event,
+    FailurePrediction,
     LogObservation,
     Observation,
     PageObservation,
@@ -38,6 +45,11 @@ _LOUD = frozenset(
     }
 )
 _QUIET = frozenset({Condition.OK, Condition.IDLE, Condition.STARTING, Condition.UNKNOWN})
+_MEANT = frozenset({Condition.PAUSED, Condition.STOPPED})
+_DEAD = frozenset({Condition.ENGINE_DEAD, Condition.WORKER_DEAD, Condition.API_DEAD})
+_DEATHS = frozenset(one.failure_type for one in DEFINITIONS if one.is_death)
+_WELL = frozenset({Condition.OK, Condition.IDLE})
+LONGEST_HOLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,9 @@ class Tick:
         checkpoints: A checkpoint for each change of state or condition, oldest first.
         alerts: Alerts that began to fire or were resolved.
         firing: Alerts that fire after it, oldest first.
+        failures: Failures that have happened (those have no end), and those that are over.
+        predictions: New predictions.
+        settled: Predictions of which it is known now what became of them.
     """
 
     snapshot: Snapshot
@@ -57,10 +72,13 @@ class Tick:
     checkpoints: tuple[StateCheckpoint, ...] = ()
     alerts: tuple[Alert, ...] = ()
     firing: tuple[Alert, ...] = ()
+    failures: tuple[Episode, ...] = ()
+    predictions: tuple[FailurePrediction, ...] = ()
+    settled: tuple[Settled, ...] = ()
 
 
 class TargetPipeline:
-    """Takes the observations of one target through store, picture and lifecycle.
+    """Takes the observations of one target through store, picture, lifecycle, failures and predictions.
 
     Not thread-safe: one owner.
 
@@ -70,7 +88,11 @@ class TargetPipeline:
         guardrails: Conditions that must not be met; may be shared likewise. ``None`` raises no alerts.
         store: Where samples, checkpoints and events go; ``None`` keeps nothing.
         labels: The operator's labels of the target, for conditions.
-        predictions: Gives, for a server and a time, failure type to the probability of its open prediction.
+        predictor: Predicts failures; ``None`` for none.
+        source: Predicts beside it, and stores that itself: the plugins.
+        ttft_objective_seconds: Longest time to first token that is still good.
+        inter_token_objective_seconds: Longest time between two tokens that is still good.
+        longest_hole_seconds: A stretch without a look that is longer than this may hide a failure.
     """
 
     def __init__(
@@ -81,18 +103,60 @@ class TargetPipeline:
         guardrails: Guardrails | None = None,
         store: PersistenceManager | None = None,
         labels: Mapping[str, str] | None = None,
-        predictions: Callable[[str, float], Mapping[str, float]] | None = None,
+        predictor: Predictor | None = None,
+        source: PredictionSource | None = None,
+        ttft_objective_seconds: float = 2.0,
+        inter_token_objective_seconds: float = 0.2,
+        longest_hole_seconds: float = LONGEST_HOLE_SECONDS,
     ) -> None:
         self.target = target
         self.picture = TargetPicture(target)
         self._tracker = tracker
         self._guardrails = guardrails
         self._labels = dict(labels or {})
-        self._predictions = predictions
         self._store = store
         self._sampler = ProbeSampler()
         self._condition: Condition | None = None
         self._own_events: list[Event] = []
+        self._longest_hole = longest_hole_seconds
+        self._failures = TargetFailures(
+            target,
+            ttft_objective_seconds=ttft_objective_seconds,
+            inter_token_objective_seconds=inter_token_objective_seconds,
+        )
+        self._predictions = TargetPredictions(
+            target, store=store, predictor=predictor, source=source, longest_hole_seconds=longest_hole_seconds
+        )
+        self._restarts: int | None = None
+        self._has_died = False
+
+    def resume(self, now: float) -> None:
+        """Go on from what is stored of failures and predictions, before the first step. Not for an event loop.
+
+        The lifecycle is to be resumed before.
+
+        Args:
+            now: Unix seconds.
+        """
+        if self._store is None:
+            return
+        story = read_story(self._store, self.target, longest_hole_seconds=self._longest_hole)
+        self._failures.resume(story.failures, now, story.last_seen)
+        self._predictions.resume(now, story)
+        self._has_died = any(one.failure_type in _DEATHS for one in self._failures.current())
+        self._restarts = self._tracker.figures(self.target, now).restarts
+
+    def note_mitigation(self, at: float) -> None:
+        """An attempt to mitigate began at this time (unix seconds): predictions that are open are scored apart."""
+        self._predictions.note_mitigation(at)
+
+    def take_learned(self) -> dict[str, Any] | None:
+        """What is usual at each load; ``None`` when nothing was learned since this was last asked."""
+        return self._failures.take_learned()
+
+    def restore(self, learned: dict[str, Any]) -> None:
+        """Go on from what an earlier watch has learned, see :meth:`take_learned`."""
+        self._failures.restore(learned)
 
     def step(self, now: float, observations: Sequence[Observation]) -> Tick:
         """One tick.
@@ -118,26 +182,53 @@ class TargetPipeline:
                 events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
             self._condition = judgement.condition
         snapshot = self.picture.snapshot(now, observed.state, values)
-        alerts = self._evaluate(now, snapshot, observed)
+        figures = self._tracker.figures(self.target, now)
+        is_another = any(event.event_type == "server_changed" for event in events)
+        failures = self._failures.observe(snapshot, is_host_pressed=self.picture.is_host_pressed, is_another=is_another)
+        step = self._predictions.observe(
+            snapshot,
+            next((one for one in reversed(ordered) if isinstance(one, PageObservation)), None),
+            failures,
+            self._failures.current(),
+            meant=self._is_meant(snapshot.condition, figures.restarts),
+            undecided=self._failures.undecided(),
+        )
+        events += [event_of(one, now) for one in failures]
+        events += step.events
+        alerts = self._evaluate(now, snapshot, observed, figures)
         events += [_told(now, alert) for alert in alerts]
         if self._store is not None:
             for event in events:
                 self._store.enqueue_event(event)
         still = () if self._guardrails is None else tuple(self._guardrails.firing(self.target))
-        return Tick(snapshot, tuple(events), observed.checkpoints, alerts, still)
+        return Tick(
+            snapshot, tuple(events), observed.checkpoints, alerts, still, tuple(failures), step.made, step.settled
+        )
 
-    def _evaluate(self, now: float, snapshot: Snapshot, observed: Observed) -> tuple[Alert, ...]:
+    def _is_meant(self, condition: Condition, restarts: int) -> bool:
+        """Whether somebody has stopped, paused or restarted the server, and it did not die before."""
+        was_restarted = self._restarts is not None and restarts > self._restarts
+        self._restarts = restarts
+        meant = condition in _MEANT or (was_restarted and not self._has_died)
+        if condition in _DEAD:
+            self._has_died = True
+        elif was_restarted or condition in _WELL:
+            self._has_died = False
+        return meant
+
+    def _evaluate(self, now: float, snapshot: Snapshot, observed: Observed, figures: LifeFigures) -> tuple[Alert, ...]:
         if self._guardrails is None:
             return ()
-        life = asdict(self._tracker.figures(self.target, now))
+        life = asdict(figures)
         facts = {
             **life,
             "state_seconds": max(0.0, now - life.pop("state_since")),
             "labels": self._labels,
             "host_pressed": self.picture.is_host_pressed,
         }
-        if self._predictions is not None:
-            facts["predictions"] = {**dict.fromkeys(FAILURE_TYPES, 0.0), **self._predictions(self.target, now)}
+        predicted = self._predictions.open_probabilities()
+        if predicted:
+            facts["predictions"] = {**dict.fromkeys(FAILURE_TYPES, 0.0), **predicted}
         checkpoint_id = observed.checkpoints[-1].checkpoint_id if observed.checkpoints else None
         return self._guardrails.evaluate(
             self.target, now, make_context(snapshot, facts), snapshot.values, checkpoint_id=checkpoint_id

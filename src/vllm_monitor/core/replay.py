@@ -16,6 +16,7 @@ from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.guardrails import Guardrails
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceManager
+from vllm_monitor.predictive_failure_detection import Predictor
 
 __all__ = ["ReplayReport", "count_ticks", "replay_ticks"]
 
@@ -46,6 +47,15 @@ class ReplayReport:
         """Take in one tick."""
         self.ticks += 1
         snapshot = tick.snapshot
+        for prediction in tick.predictions:
+            self.predictions.append(
+                {
+                    "ts": round(prediction.timestamp, 3),
+                    "failure_type": prediction.failure_type,
+                    "probability": prediction.probability,
+                    "time_to_failure": prediction.time_to_failure,
+                }
+            )
         for alert in tick.alerts:
             self.alerts.append(
                 {
@@ -87,6 +97,7 @@ def replay_ticks(
     store: PersistenceManager | None = None,
     interval_seconds: float | None = None,
     guardrails: Guardrails | None = None,
+    predictor: Predictor | None = None,
 ) -> Iterator[Tick]:
     """Replay a recording tick by tick, as fast as the consumer asks.
 
@@ -95,6 +106,7 @@ def replay_ticks(
         store: Where samples and checkpoints go; ``None`` keeps nothing.
         interval_seconds: Time between two ticks; by default that of the recording.
         guardrails: Conditions that must not be met; by default those of the package.
+        predictor: Predicts failures; ``None`` for none.
 
     Yields:
         One :class:`Tick` per interval, from the first observation to the last.
@@ -108,6 +120,7 @@ def replay_ticks(
         tracker=LifecycleTracker(store, resume=False),
         guardrails=Guardrails(store, resume=False) if guardrails is None else guardrails,
         store=store,
+        predictor=predictor,
     )
     began = min(observation.timestamp for observation in observations)
     position, count = 0, 0

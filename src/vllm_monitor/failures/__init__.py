@@ -3,6 +3,7 @@
 from vllm_monitor.failures.definitions import DEFINITIONS, Facts, FailureDefinition
 from vllm_monitor.failures.failure_events import FAILURE_HAPPENED, FAILURE_OVER, episodes_of, event_of
 from vllm_monitor.failures.load_baseline import LoadBaseline
+from vllm_monitor.failures.slowdown import Slowdown
 from vllm_monitor.failures.watch import Episode, FailureWatch
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FailureDefinition",
     "FailureWatch",
     "LoadBaseline",
+    "Slowdown",
     "episodes_of",
     "event_of",
 ]

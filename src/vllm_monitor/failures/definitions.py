@@ -22,6 +22,7 @@ ERRORS_PER_SECOND = 0.2
 ERROR_SHARE = 0.1
 MEMORY_LEFT_RATIO = 0.03
 FD_SHARE = 0.95
+SLOWDOWN_RATIO = 1.5
 
 _MEANT = (Condition.PAUSED, Condition.STOPPED, Condition.STARTING)
 _GONE = (
@@ -40,6 +41,7 @@ class Facts:
         ttft_objective_seconds: Longest time to first token that is still good.
         inter_token_objective_seconds: Longest time between two tokens that is still good.
         failed_while_starting: The newest start of the server ended before it served; ``FailureWatch`` sees to it.
+        killed_for_memory: The API server died while its memory grew; likewise.
         memory_limit_bytes: Most memory the API server can have; ``None`` when unknown.
         slowdown_ratio: Time between tokens against what is usual at this load; ``None`` when unknown.
     """
@@ -47,6 +49,7 @@ class Facts:
     ttft_objective_seconds: float = 2.0
     inter_token_objective_seconds: float = 0.2
     failed_while_starting: bool = False
+    killed_for_memory: bool = False
     memory_limit_bytes: float | None = None
     slowdown_ratio: float | None = None
 
@@ -64,6 +67,8 @@ class FailureDefinition:
         is_failing: Whether a server fails in this way now; ``None`` when that cannot be told.
         hold_seconds: How long it must be so before it counts; it began with the first moment of that.
         clear_seconds: How long it must not be so before it is over.
+        is_death: Once it has happened it goes on for as long as nothing answers: a watch that begins anew sees no
+            process that could tell who died.
     """
 
     failure_type: str
@@ -71,6 +76,7 @@ class FailureDefinition:
     is_failing: Question
     hold_seconds: float = 0.0
     clear_seconds: float = 5.0
+    is_death: bool = False
 
 
 def _is(*conditions: Condition) -> Question:
@@ -113,9 +119,10 @@ def _queue_saturated(values: Mapping[str, float], _facts: Facts) -> bool | None:
 
 def _latency_breached(values: Mapping[str, float], facts: Facts) -> bool | None:
     first, between = values.get("time_to_first_token_p95_seconds"), values.get("inter_token_latency_p95_seconds")
-    if first is None and between is None:
+    running = values.get("requests_running")
+    if running is None or (running > 0.0 and first is None and between is None):
         return None
-    if values.get("requests_running", 0.0) <= 0.0:
+    if running <= 0.0:
         return False
     return (first or 0.0) > facts.ttft_objective_seconds or (between or 0.0) > facts.inter_token_objective_seconds
 
@@ -149,9 +156,17 @@ def _fds_exhausted(values: Mapping[str, float], _facts: Facts) -> bool | None:
 
 
 def _degraded(values: Mapping[str, float], facts: Facts) -> bool | None:
-    if values.get("requests_running", 0.0) <= 0.0:
-        return False
-    return None if facts.slowdown_ratio is None else facts.slowdown_ratio > 1.5
+    running = values.get("requests_running")
+    if running is None or (running > 0.0 and facts.slowdown_ratio is None):
+        return None
+    return running > 0.0 and (facts.slowdown_ratio or 0.0) > SLOWDOWN_RATIO
+
+
+_has_no_memory = _of_figures(_memory_exhausted)
+
+
+def _out_of_memory(snapshot: Snapshot, facts: Facts) -> bool | None:
+    return True if facts.killed_for_memory else _has_no_memory(snapshot, facts)
 
 
 def _start_failed(_snapshot: Snapshot, facts: Facts) -> bool | None:
@@ -160,9 +175,9 @@ def _start_failed(_snapshot: Snapshot, facts: Facts) -> bool | None:
 
 DEFINITIONS: tuple[FailureDefinition, ...] = (
     FailureDefinition("engine_stall", "the condition is `stalled`", _is(Condition.STALLED)),
-    FailureDefinition("engine_death", "the condition is `engine_dead`", _is(Condition.ENGINE_DEAD)),
-    FailureDefinition("worker_death", "the condition is `worker_dead`", _is(Condition.WORKER_DEAD)),
-    FailureDefinition("api_death", "the condition is `api_dead`", _is(Condition.API_DEAD)),
+    FailureDefinition("engine_death", "the condition is `engine_dead`", _is(Condition.ENGINE_DEAD), is_death=True),
+    FailureDefinition("worker_death", "the condition is `worker_dead`", _is(Condition.WORKER_DEAD), is_death=True),
+    FailureDefinition("api_death", "the condition is `api_dead`", _is(Condition.API_DEAD), is_death=True),
     FailureDefinition("api_frozen", "the condition is `api_frozen`", _is(Condition.API_FROZEN)),
     FailureDefinition(
         "kv_exhaustion",
@@ -195,8 +210,9 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
     ),
     FailureDefinition(
         "memory_exhaustion",
-        "3 % are left of the memory that the API server can have (its limit, else what the host has)",
-        _of_figures(_memory_exhausted),
+        "3 % are left of the memory that the API server can have (its limit, else what the host has), or it died while "
+        "its memory had been growing without a fall for a minute and by a fifth",
+        _out_of_memory,
         hold_seconds=2.0,
         clear_seconds=10.0,
     ),

@@ -16,12 +16,22 @@ FAILURE_HAPPENED = "failure_happened"
 FAILURE_OVER = "failure_over"
 
 
-def event_of(episode: Episode) -> Event:
-    """The event that says that a failure has happened, or, when it has ended, that it is over."""
+def event_of(episode: Episode, told_at: float | None = None) -> Event:
+    """The event that says that a failure has happened, or, when it has ended, that it is over.
+
+    Args:
+        episode: The failure.
+        told_at: Unix seconds at which that was found out; by default when it happened or ended.
+    """
     is_over = episode.ended_at is not None
-    message = f"{episode.failure_type} is over" if is_over else f"{episode.failure_type} has happened: {episode.reason}"
+    unseen = "; it ended while nobody could see it" if episode.ended_unseen else ""
+    message = (
+        f"{episode.failure_type} is over{unseen}"
+        if is_over
+        else f"{episode.failure_type} has happened: {episode.reason}"
+    )
     return Event(
-        timestamp=episode.happened_at if episode.ended_at is None else episode.ended_at,
+        timestamp=told_at if told_at is not None else (episode.ended_at or episode.happened_at),
         event_type=FAILURE_OVER if is_over else FAILURE_HAPPENED,
         message=message,
         severity=Severity.INFO if is_over else Severity.CRITICAL,
@@ -32,6 +42,7 @@ def event_of(episode: Episode) -> Event:
             "happened_at": episode.happened_at,
             "ended_at": episode.ended_at,
             "reason": episode.reason,
+            "ended_unseen": episode.ended_unseen,
         },
     )
 
@@ -54,7 +65,8 @@ def episodes_of(events: Iterable[Event]) -> list[Episode]:
             continue
         key = (event.target, kind, happened)
         episode = found.get(key) or Episode(event.target, kind, began, happened, reason=str(facts.get("reason", "")))
-        found[key] = replace(episode, ended_at=ended) if _is_time(ended) else episode
+        unseen = facts.get("ended_unseen") is True
+        found[key] = replace(episode, ended_at=ended, ended_unseen=unseen) if _is_time(ended) else episode
     return sorted(found.values(), key=lambda one: one.happened_at)
 
 

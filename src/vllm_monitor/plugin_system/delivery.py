@@ -42,6 +42,8 @@ Answer = TypeVar("Answer")
 _OFF = "off_with_plugin"
 """In the metadata of a guardrail whose plugin is switched off: whether it was on before."""
 _MOST_NEWS = 100
+MOST_UNTAKEN = 100
+"""Predictions of a server that wait for whoever settles them; later ones push out the oldest."""
 
 MOST_SERIES = 10_000
 """Series that one plugin may make, as long as the monitor runs: each costs memory for as long as it is kept."""
@@ -125,7 +127,8 @@ class Delivery:
         self._clock = clock
         self._lock = threading.Lock()
         self._panels: dict[str, Panel] = {}
-        self._open: dict[tuple[str, str, str], tuple[float, float]] = {}  # until when, how likely
+        self._open: dict[tuple[str, str, str], tuple[float, float | None]] = {}  # until when, how likely: not any more
+        self._untaken: dict[str, deque[FailurePrediction]] = {}
         self._series: dict[str, set[int]] = {}
         self._news: deque[Event] = deque(maxlen=_MOST_NEWS)
 
@@ -206,8 +209,26 @@ class Delivery:
             return {
                 failure_type: probability
                 for (_, of, failure_type), (until, probability) in self._open.items()
-                if of == target and now < until
+                if of == target and now < until and probability is not None
             }
+
+    def take_predictions(self, target: str) -> list[FailurePrediction]:
+        """What was predicted of a server since this was last asked, oldest first; it is stored already."""
+        with self._lock:
+            return list(self._untaken.pop(target, ()))
+
+    def note_resolved(self, prediction: FailurePrediction) -> None:
+        """It is known what became of a prediction; its plugin makes no new one before its horizon has ended.
+
+        Otherwise one that warns with every turn would make one with every turn as soon as they are settled at once.
+        """
+        plugin = prediction.metadata.get("plugin")
+        if isinstance(plugin, str):
+            key = (plugin, prediction.target, prediction.failure_type)
+            until = prediction.timestamp + prediction.horizon_seconds
+            with self._lock:
+                if self._open.get(key, (until, None))[0] <= until:
+                    self._open[key] = (until, None)
 
     def take_events(self) -> list[Event]:
         """What was told since this was last asked, for the screen."""
@@ -241,20 +262,21 @@ class Delivery:
             known = self._open.get(key)
         if known is None and self._store is not None:
             stored = self._store.get_predictions(prediction.failure_type, limit=20, target=prediction.target)
-            known = max(
-                (
-                    (one.timestamp + one.horizon_seconds, one.probability)
-                    for one in stored
-                    if one.metadata.get("plugin") == plugin and one.outcome is PredictionOutcome.OPEN
-                ),
-                default=(0.0, 0.0),
-            )
-        if known is None or prediction.timestamp >= known[0]:
-            known = (prediction.timestamp + prediction.horizon_seconds, prediction.probability)
-            if self._store is not None:
-                self._store.save_prediction(replace(prediction, metadata={"plugin": plugin}))
+            mine = [one for one in stored if one.metadata.get("plugin") == plugin]
+            last = max(mine, key=lambda one: one.timestamp + one.horizon_seconds, default=None)
+            if last is not None:
+                is_open = last.outcome is PredictionOutcome.OPEN
+                known = (last.timestamp + last.horizon_seconds, last.probability if is_open else None)
+        if known is not None and prediction.timestamp < known[0]:
+            with self._lock:
+                self._open.setdefault(key, known)
+            return
+        prediction = replace(prediction, metadata={"plugin": plugin})
+        if self._store is not None:
+            self._store.save_prediction(prediction)
         with self._lock:
-            self._open[key] = known
+            self._open[key] = (prediction.timestamp + prediction.horizon_seconds, prediction.probability)
+            self._untaken.setdefault(prediction.target, deque(maxlen=MOST_UNTAKEN)).append(prediction)
 
     def _policies_of(self, plugin: str) -> list[GuardrailPolicy]:
         if self._guardrails is None:

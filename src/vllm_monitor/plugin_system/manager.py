@@ -34,6 +34,7 @@ from vllm_monitor.plugin_system.trust import TrustList, sha256_of
 from vllm_monitor.records import (
     PLUGIN_VERBS,
     Event,
+    FailurePrediction,
     PluginKind,
     PluginRecord,
     PluginState,
@@ -45,7 +46,6 @@ from vllm_monitor.records import (
 __all__ = ["PluginManager"]
 
 _log = logging.getLogger(__name__)
-
 INSTALLED_SECONDS = 10.0
 
 
@@ -392,6 +392,14 @@ class PluginManager:
     def open_predictions(self, target: str, now: float) -> Mapping[str, float]:
         """Failure type to the probability of what detectors predict of a server now."""
         return self._delivery.open_predictions(target, now)
+
+    def take_predictions(self, target: str) -> list[FailurePrediction]:
+        """What detectors have predicted of a server since this was last asked, oldest first; it is stored already."""
+        return self._delivery.take_predictions(target)
+
+    def note_resolved(self, prediction: FailurePrediction) -> None:
+        """It is known what became of a prediction: it is not open any more."""
+        self._delivery.note_resolved(prediction)
 
     def take_events(self) -> list[Event]:
         """What happened to plugins since this was last asked; it is stored as well."""

@@ -13,7 +13,7 @@ from vllm_monitor.persistence.records.async_forms import in_thread
 from vllm_monitor.persistence.records.prediction_scores import read_scores
 from vllm_monitor.persistence.records.rare_kinds import PATTERNS, PREDICTIONS
 from vllm_monitor.persistence.records.rare_rows import Row
-from vllm_monitor.persistence.records.record_access import RecordAccess
+from vllm_monitor.persistence.records.record_access import RecordAccess, is_intact
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
 from vllm_monitor.records import FailurePattern, FailurePrediction, PredictionOutcome, PredictionScore
 
@@ -62,10 +62,17 @@ class PredictionVerbs(RecordAccess):
         """Queue a prediction; otherwise as :meth:`enqueue_checkpoint`."""
         return self._enqueue(PREDICTIONS, self._completed(prediction, checkpoint_id, actual_outcome))
 
-    def update_prediction_outcome(self, prediction_id: str, actual_outcome: PredictionOutcome | str) -> None:
-        """Say what became of a prediction; durable when the call returns. ``resolved_at`` is now.
+    def update_prediction_outcome(
+        self, prediction_id: str, actual_outcome: PredictionOutcome | str, *, resolved_at: float | None = None
+    ) -> None:
+        """Say what became of a prediction; durable when the call returns.
 
         ``OPEN`` takes an outcome back. Only outcome and time change, whatever another process changed meanwhile.
+
+        Args:
+            prediction_id: Which.
+            actual_outcome: What became of it, as a member or its name.
+            resolved_at: Unix seconds at which that was known; by default now.
 
         Raises:
             RecordNotFoundError: When there is no such prediction (also when it has expired).
@@ -73,13 +80,43 @@ class PredictionVerbs(RecordAccess):
             StoreUnavailableError: When the store cannot be read, or the outcome is not durable and
                 ``config.required`` is set.
         """
-        self._save_item(self._outcome_of(prediction_id, actual_outcome))
+        self._save_item(self._outcome_of(prediction_id, actual_outcome, resolved_at))
 
     update_prediction_outcome_async = in_thread(update_prediction_outcome)
 
-    def enqueue_prediction_outcome(self, prediction_id: str, actual_outcome: PredictionOutcome | str) -> None:
-        """As :meth:`update_prediction_outcome`, without waiting for the commit; the prediction is looked up."""
-        self._queue(self._outcome_of(prediction_id, actual_outcome))
+    def enqueue_prediction_outcome(
+        self,
+        prediction_id: str,
+        actual_outcome: PredictionOutcome | str,
+        *,
+        resolved_at: float | None = None,
+        prediction: FailurePrediction | None = None,
+    ) -> None:
+        """As :meth:`update_prediction_outcome`, without waiting for the commit.
+
+        Args:
+            prediction_id: Which.
+            actual_outcome: What became of it, as a member or its name.
+            resolved_at: Unix seconds at which that was known; by default now.
+            prediction: The prediction, when the caller has it: then it is not looked up, so that nothing is read. An
+                outcome that somebody has stored meanwhile stays then.
+        """
+        if prediction is None:
+            self._queue(self._outcome_of(prediction_id, actual_outcome, resolved_at))
+            return
+        outcome = _outcome_named(actual_outcome)
+        at = self._now() if resolved_at is None else checked_time(resolved_at, "resolved_at")
+        item = self._item(PREDICTIONS, dataclasses.replace(prediction, outcome=outcome, resolved_at=at), self._shown)
+
+        def resolve(stored: Row | None) -> Row:
+            if stored is None or not is_intact(PREDICTIONS, stored):
+                return item.row
+            if PREDICTIONS.value_of(stored, "outcome") is not PredictionOutcome.OPEN:
+                return {name: stored[name] for name in item.row}
+            return PREDICTIONS.edited(stored, outcome=outcome, resolved_at=at)
+
+        item.change = resolve
+        self._queue(item)
 
     def get_predictions(
         self,
@@ -168,12 +205,18 @@ class PredictionVerbs(RecordAccess):
             resolved_at = self._now()
         return dataclasses.replace(prediction, outcome=outcome, resolved_at=resolved_at)
 
-    def _outcome_of(self, prediction_id: str, actual_outcome: PredictionOutcome | str) -> RareItem:
+    def _outcome_of(
+        self, prediction_id: str, actual_outcome: PredictionOutcome | str, resolved_at: float | None
+    ) -> RareItem:
         outcome = _outcome_named(actual_outcome)
-        resolved_at = None if outcome is PredictionOutcome.OPEN else self._now()
+        at = checked_time(resolved_at, "resolved_at")
+        if outcome is PredictionOutcome.OPEN:
+            at = None
+        elif at is None:
+            at = self._now()
 
         def resolve(row: Row) -> Row:
-            return PREDICTIONS.edited(row, outcome=outcome, resolved_at=resolved_at)
+            return PREDICTIONS.edited(row, outcome=outcome, resolved_at=at)
 
         return self._change_of(PREDICTIONS, prediction_id, resolve)
 

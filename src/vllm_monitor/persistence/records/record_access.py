@@ -19,7 +19,7 @@ from vllm_monitor.persistence.records.record_reader import find_row, read_record
 from vllm_monitor.persistence.samples.sample_rows import SeriesCatalogue
 from vllm_monitor.persistence.store_access import StoreAccess
 
-__all__ = ["RecordAccess"]
+__all__ = ["RecordAccess", "is_intact"]
 
 Record = TypeVar("Record")
 _LOG = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class RecordAccess(StoreAccess):
         kind.verify(seen)
 
         def change(stored: Row | None) -> Row:
-            return edit(stored if stored is not None and _is_intact(kind, stored) else seen)
+            return edit(stored if stored is not None and is_intact(kind, stored) else seen)
 
         return RareItem(kind, record_id, edit(seen), change)
 
@@ -160,14 +160,15 @@ def _forward(kind: RareKind[Any], row: Row) -> Callable[[Row | None], Row]:
     """What is stored stays when it is further along than what is saved: a late or repeated intent, say."""
 
     def change(stored: Row | None) -> Row:
-        if stored is None or not is_further_along(kind, stored, row) or not _is_intact(kind, stored):
+        if stored is None or not is_further_along(kind, stored, row) or not is_intact(kind, stored):
             return row
         return {name: stored[name] for name in row}
 
     return change
 
 
-def _is_intact(kind: RareKind[Any], row: Row) -> bool:
+def is_intact(kind: RareKind[Any], row: Row) -> bool:
+    """Whether a stored row matches its checksum."""
     try:
         kind.verify(row)
     except StoreDamagedError:

@@ -43,7 +43,7 @@ class ConformalAnomaly:
         if not self._is_due(now):
             return self._faded(now)
         found = [stream.score(value, now) for stream, value in zip(self._streams, _values(features), strict=True)]
-        return np.maximum(self._faded(now), np.array(found))
+        return np.asarray(np.maximum(self._faded(now), np.array(found)))
 
     def learn(self, features: Features) -> None:
         """Take in a look every five seconds."""

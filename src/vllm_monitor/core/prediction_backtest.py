@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from vllm_monitor.core.stored_states import StoredStates
@@ -168,5 +169,5 @@ def _failures(store: PersistenceManager, target: str, start: float, end: float) 
 
 def _days_watched(looks: Sequence[float]) -> float:
     """Time between looks that are not further apart than half a minute, in days."""
-    gaps = [later - earlier for earlier, later in zip(looks, looks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(looks)]
     return sum(gap for gap in gaps if gap <= 30.0) / DAY_SECONDS

@@ -13,6 +13,7 @@ import typer
 
 from vllm_monitor import __version__
 from vllm_monitor.cli.archives import export, import_archive
+from vllm_monitor.cli.backtest import backtest
 from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
 from vllm_monitor.cli.events import events
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "retention": retention,
     "record": record,
     "replay": replay,
+    "backtest": backtest,
     "simulate": simulate,
     "demo": demo,
 }

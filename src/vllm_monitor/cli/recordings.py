@@ -28,6 +28,9 @@ from vllm_monitor.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vllm_monitor.core import ReplayReport
     from vllm_monitor.persistence import PersistenceManager
 
 __all__ = ["record", "replay", "temporary_store"]
@@ -96,50 +99,75 @@ def replay(
             "--interval", help="Seconds between two ticks (default: that of the recording).", show_default=False
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Score predictions against what was injected and what clients met.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Replay recordings through the same judgement as a live watch, faster than real time."""
     from json import dumps
-    from operator import itemgetter
 
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
+    from vllm_monitor.cli.replay_report import print_report, print_summary
     from vllm_monitor.collectors import LEAST_INTERVAL_SECONDS, MOST_INTERVAL_SECONDS, read_recording
-    from vllm_monitor.core import ReplayReport, count_ticks, replay_ticks
+    from vllm_monitor.core import RecordingReport, ReplayReport, count_ticks, replay_ticks
     from vllm_monitor.errors import ConfigurationError
+    from vllm_monitor.predictive_failure_detection import PredictiveFailureDetector
 
     if interval is not None and not LEAST_INTERVAL_SECONDS <= interval <= MOST_INTERVAL_SECONDS:
         hint = f"give {LEAST_INTERVAL_SECONDS:g} to {MOST_INTERVAL_SECONDS:g} seconds"
         raise ConfigurationError(f"--interval {interval} makes no sense", hint=hint)
     console = Console()
+    scores: list[RecordingReport] = []
     with temporary_store(storage_dir) as store:
         for path in files:
             recording = read_recording(path)
             name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-            report = ReplayReport(name)
-            ticks = replay_ticks(recording, store=store, interval_seconds=interval)
+            told, score = ReplayReport(name), RecordingReport(name, recording.truth)
+            ticks = replay_ticks(
+                recording, store=store, interval_seconds=interval, predictor=PredictiveFailureDetector()
+            )
             total = count_ticks(recording, interval)
             bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
             with bar:
                 for tick in bar.track(ticks, total=total, description=escape(name)):
-                    report.add(tick)
+                    told.add(tick)
+                    score.add(tick)
             if recording.malformed_lines:
                 typer.echo(f"{path}: {recording.malformed_lines} lines could not be read and were skipped", err=True)
             for note in recording.notes:
                 typer.echo(f"{path}: {clean(note)}", err=True)
+            scores.append(score)
             if json:
-                typer.echo(dumps(report.as_json(), separators=(",", ":")))
-                continue
-            console.print(f"[bold]{escape(name)}[/bold]: {report.ticks} ticks")
-            told = [(entry["ts"], entry["condition"], entry["reason"]) for entry in report.timeline]
-            for alert in report.alerts:
-                words = f"{alert['name']} {alert['state']} ({alert['severity']}): {alert['message']}"
-                told.append((alert["ts"], "alert", words))
-            for at, what, words in sorted(told, key=itemgetter(0)):
-                seconds = at - report.timeline[0]["ts"]
-                console.print(f"  {seconds:8.1f} s  {what:<12} {escape(clean(words))}", soft_wrap=True)
+                typer.echo(dumps((score if report else told).as_json(), separators=(",", ":")))
+            elif report:
+                print_report(console, score)
+            else:
+                _print_timeline(console, told)
+    if report and not json and len(scores) > 1:
+        print_summary(console, scores)
+
+
+def _print_timeline(console: Console, told: ReplayReport) -> None:
+    """Changes of condition, alerts and predictions in the order of their times."""
+    from operator import itemgetter
+
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(told.recording)}[/bold]: {told.ticks} ticks")
+    lines = [(entry["ts"], entry["condition"], entry["reason"]) for entry in told.timeline]
+    for alert in told.alerts:
+        words = f"{alert['name']} {alert['state']} ({alert['severity']}): {alert['message']}"
+        lines.append((alert["ts"], "alert", words))
+    for one in told.predictions:
+        words = f"{one['failure_type']} {one['probability']:.0%}, expected in {one['time_to_failure']:.0f} s"
+        lines.append((one["ts"], "predicted", words))
+    for at, what, words in sorted(lines, key=itemgetter(0)):
+        seconds = at - told.timeline[0]["ts"]
+        console.print(f"  {seconds:8.1f} s  {what:<12} {escape(clean(words))}", soft_wrap=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from vllm_monitor.collectors.recording import (
     RecordingWriter,
     read_recording,
 )
+from vllm_monitor.collectors.recording_truth import RecordedTruth
 from vllm_monitor.collectors.samples import PROBE_METRICS, ProbeSampler
 from vllm_monitor.collectors.server_facts import ServerFacts
 from vllm_monitor.collectors.server_log import LogTail
@@ -33,6 +34,7 @@ __all__ = [
     "ParsedPage",
     "ProbeSampler",
     "ProcessCollector",
+    "RecordedTruth",
     "Recording",
     "RecordingWriter",
     "ServerFacts",

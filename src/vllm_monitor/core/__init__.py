@@ -3,12 +3,15 @@
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.monitor import VLLMMonitor
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.core.recording_report import RecordingReport, ScoredPrediction
 from vllm_monitor.core.replay import ReplayReport, count_ticks, replay_ticks
 from vllm_monitor.core.tick_json import alert_as_json, event_as_json, tick_as_json
 
 __all__ = [
     "MonitorConfig",
+    "RecordingReport",
     "ReplayReport",
+    "ScoredPrediction",
     "TargetPipeline",
     "TargetSettings",
     "Tick",

@@ -8,30 +8,25 @@ It is asked at every moment at which the watch looked, also when no page came: a
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from vllm_monitor.collectors import Recording
 from vllm_monitor.core.replay import replay_ticks
+from vllm_monitor.core.stored_states import StoredStates
 from vllm_monitor.guardrails import Guardrails, make_context
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.records import (
     FAILURE_TYPES,
     Alert,
-    Condition,
     FailurePrediction,
     GuardrailPolicy,
-    LifecycleState,
-    StateCheckpoint,
 )
 
 __all__ = ["fired_in_recording", "fired_in_store"]
 
 TELL_SECONDS = 60.0
-_COUNTS = ("restarts", "crashes", "failures_in_a_row")
 
 
 def fired_in_recording(policy: GuardrailPolicy, recording: Recording) -> Iterator[Alert]:
@@ -72,7 +67,7 @@ def fired_in_store(
     """
     guardrails = Guardrails(built_in=())
     guardrails.register(replace(policy, enabled=True))
-    story = _Story(store.get_checkpoints(end_time=end, limit=None, target=target))
+    story = StoredStates(store.get_checkpoints(end_time=end, limit=None, target=target))
     forecasts = _Forecasts(store.get_predictions(end_time=end, limit=None, target=target))
     picture = TargetPicture(target)
     told = start
@@ -107,25 +102,3 @@ class _Forecasts:
                 if one.timestamp <= now < min(one.timestamp + one.horizon_seconds, one.resolved_at or math.inf)
             },
         }
-
-
-class _Story:
-    """State and condition of a server over time, as its checkpoints tell."""
-
-    def __init__(self, checkpoints: list[StateCheckpoint]) -> None:
-        self._checkpoints = checkpoints[::-1]  # they come newest first
-        self._times = [one.timestamp for one in self._checkpoints]
-        self.since = 0.0
-
-    def at(self, now: float) -> tuple[LifecycleState, Condition, dict[str, Any]]:
-        """State, condition and the figures of the life as of a time."""
-        index = bisect_right(self._times, now) - 1
-        if index < 0:
-            return LifecycleState.NOT_STARTED, Condition.UNKNOWN, {}
-        newest = self._checkpoints[index]
-        self.since = newest.timestamp
-        counts = newest.metadata.get("counts")
-        known = counts if isinstance(counts, dict) else {}
-        figures: dict[str, Any] = {name: int(known.get(name, 0)) for name in _COUNTS}
-        figures["state_seconds"] = max(0.0, now - newest.timestamp)
-        return newest.state, newest.condition or Condition.UNKNOWN, figures

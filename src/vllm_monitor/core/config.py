@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlCo
 from vllm_monitor.collectors import authorisation_headers, make_tls_context, normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.guardrails import parse_destination
+from vllm_monitor.predictive_failure_detection import PredictionSettings
 
 __all__ = ["MonitorConfig", "TargetSettings"]
 
@@ -67,6 +68,9 @@ class MonitorConfig(BaseSettings):
         canary_timeout_seconds: A canary without a token after this long has failed.
         ttft_objective_seconds: Longest time to first token that is still good; guardrails use it.
         inter_token_objective_seconds: Longest time between two tokens that is still good; likewise.
+        predict: Predict failures.
+        prediction_least_probability: No failure is predicted below it, 0 to 1; by default the shipped thresholds.
+        prediction_daily_budget: Most predictions for one server in 24 hours.
         alert_webhooks: Where alerts go, each ``alertmanager+URL``, ``slack+URL`` or ``json+URL``.
         api_key: Bearer token for all targets that have none of their own.
         ca_file: Certificates to trust for https, instead of those of the system.
@@ -84,6 +88,9 @@ class MonitorConfig(BaseSettings):
     canary_timeout_seconds: float = Field(default=5.0, ge=0.5, le=300.0)
     ttft_objective_seconds: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     inter_token_objective_seconds: float = Field(default=0.2, gt=0.0, allow_inf_nan=False)
+    predict: bool = True
+    prediction_least_probability: float | None = Field(default=None, gt=0.0, lt=1.0, allow_inf_nan=False)
+    prediction_daily_budget: int = Field(default=48, ge=0, le=10_000)
     alert_webhooks: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     api_key: SecretStr | None = None
     ca_file: Path | None = None
@@ -124,6 +131,15 @@ class MonitorConfig(BaseSettings):
         if self.ca_file is not None:
             make_tls_context(str(self.ca_file), insecure=self.insecure)
         return self
+
+    def prediction_settings(self) -> PredictionSettings:
+        """What of these is of predictions."""
+        return PredictionSettings(
+            least_probability=self.prediction_least_probability,
+            daily_budget=self.prediction_daily_budget,
+            ttft_objective_seconds=self.ttft_objective_seconds,
+            inter_token_objective_seconds=self.inter_token_objective_seconds,
+        )
 
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> MonitorConfig:

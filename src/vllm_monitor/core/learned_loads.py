@@ -13,8 +13,8 @@ __all__ = ["SAVE_SECONDS", "LearnedLoads"]
 
 _log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 600.0
-"""Each save is a new version of a model; ten minutes of looks can be learned again."""
+SAVE_SECONDS = 300.0
+"""Each save is a new version of a model; five minutes of looks can be learned again."""
 
 
 class LearnedLoads:

@@ -27,6 +27,7 @@ from vllm_monitor.guardrails import AlertRouter, Guardrails, builtin_policies, p
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, trust_list_of
+from vllm_monitor.predictive_failure_detection import PredictiveFailureDetector
 from vllm_monitor.records import (
     Event,
     Observation,
@@ -91,6 +92,9 @@ class VLLMMonitor(MonitorVerbs):
             clock=self._clock,
         )
         self._learned = LearnedLoads(self.persistence_manager)
+        self.predictive_detector = PredictiveFailureDetector(
+            self.config.prediction_settings(), self.persistence_manager
+        )
         self._router = AlertRouter(
             (parse_destination(webhook.get_secret_value()) for webhook in self.config.alert_webhooks), clock=self._clock
         )
@@ -333,6 +337,8 @@ class VLLMMonitor(MonitorVerbs):
         while True:
             await self._clock.sleep(SAVE_SECONDS)
             await self._learned.save()
+            for url in sorted(self._leading):
+                await asyncio.to_thread(self.predictive_detector.save, url)
 
     async def _give_plugins_their_turns(self) -> None:
         while True:
@@ -387,6 +393,7 @@ class VLLMMonitor(MonitorVerbs):
                     first_delay_seconds = RESTART_SECONDS
                 finally:
                     await self._learned.let_go(pipeline)
+                    await asyncio.to_thread(self.predictive_detector.save, target.url)
         finally:
             self._leading.discard(target.url)
             if self.persistence_manager is not None:
@@ -394,6 +401,7 @@ class VLLMMonitor(MonitorVerbs):
 
     def _resume(self, pipeline: TargetPipeline) -> None:
         try:
+            self.predictive_detector.resume(pipeline.target)
             pipeline.resume(self._clock.now())
         except Exception:  # a target must not go unwatched because of it
             _log.exception("failures and predictions of %s begin anew", pipeline.target)
@@ -405,6 +413,7 @@ class VLLMMonitor(MonitorVerbs):
             guardrails=self.guardrails,
             store=self.persistence_manager,
             labels=target.labels,
+            predictor=self.predictive_detector if self.config.predict else None,
             source=self.plugin_manager,
             ttft_objective_seconds=self.config.ttft_objective_seconds,
             inter_token_objective_seconds=self.config.inter_token_objective_seconds,

@@ -205,6 +205,8 @@ _SUBJECTS: Mapping[str, Phrase] = {
     "host_pressed": _simply("the host is short of CPU or memory"),
     "established": _figure("established_connections", "connections:", ""),
     "accept_queue": _figure("listen_queue", "connections that wait to be accepted:", ""),
+    "all_signals": _simply("the figures together are unlike any of the last hours"),
+    "between_tokens": _between,
     "unlike_the_past": _simply("the figures together are unlike any of the last hours"),
     **{kind: _simply(f"it looks as it did before an earlier {kind}") for kind in _MITIGATIONS},
 }

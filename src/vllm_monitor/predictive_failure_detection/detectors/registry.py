@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_monitor.predictive_failure_detection.detectors.change_detection import ChangeDetection
+from vllm_monitor.predictive_failure_detection.detectors.conformal_anomaly import ConformalAnomaly
 from vllm_monitor.predictive_failure_detection.detectors.detector import Detector
 from vllm_monitor.predictive_failure_detection.detectors.ewma import Ewma
 from vllm_monitor.predictive_failure_detection.detectors.extrapolation import Extrapolation
@@ -24,6 +25,7 @@ def make_detectors() -> tuple[Detector, ...]:
         ChangeDetection(),
         HeartbeatGaps(),
         HalfSpaceTrees(),
+        ConformalAnomaly(),
         PrecursorPatterns(),
         StateGraph(),
     )

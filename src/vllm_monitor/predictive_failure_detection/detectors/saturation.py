@@ -48,6 +48,8 @@ class Saturation:
         "host_pressed",
         "waiting_and_full",
         "accept_queue",
+        "memory_size",
+        "memory_growing",
     )
 
     def __init__(self) -> None:
@@ -88,6 +90,8 @@ class Saturation:
                 host,
                 kv * min(1.0, waiting / running),
                 math.log1p(max(0.0, value("listen_queue", 0.0))) / 3.0,
+                math.log1p(max(0.0, memory) / 1e9) / 4.0,
+                math.log1p(max(0.0, value("api_resident_memory_growth_seconds", 0.0)) / 20.0) / 5.0,
             ]
         )
         return np.asarray(np.clip(np.nan_to_num(found), 0.0, 1.0))

@@ -1,0 +1,141 @@
+"""``vllm-monitor backtest``: what predictions were, and would have been, worth over stored history."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vllm_monitor.cli.options import (
+    BackendOption,
+    JsonOption,
+    OneTargetOption,
+    StorageDirOption,
+    clean,
+    parse_duration,
+)
+from vllm_monitor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vllm_monitor.core.prediction_backtest import BacktestScore
+
+__all__ = ["backtest"]
+
+
+def backtest(
+    storage_dir: StorageDirOption = None,
+    since: Annotated[str, typer.Option("--since", help="How far back, for example 15m, 12h or 7d.")] = "24h",
+    target: OneTargetOption = None,
+    least_probability: Annotated[
+        float | None,
+        typer.Option("--least-probability", help="Try this threshold instead, 0 to 1.", show_default=False),
+    ] = None,
+    hold_down: Annotated[
+        float | None,
+        typer.Option("--hold-down", help="Try so many seconds between two of a type.", show_default=False),
+    ] = None,
+    daily_budget: Annotated[
+        int | None, typer.Option("--daily-budget", help="Try this many predictions a day.", show_default=False)
+    ] = None,
+    backend: BackendOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Replay stored history through the predictor; with another setting, say what it would have done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from vllm_monitor.cli.query import normalised
+    from vllm_monitor.cli.stored import open_store
+    from vllm_monitor.clock import SystemClock
+    from vllm_monitor.core.prediction_backtest import backtest_predictions, stored_score
+    from vllm_monitor.predictive_failure_detection import PredictionSettings
+
+    usual = PredictionSettings()
+    changed, words = _changed(usual, least_probability, hold_down, daily_budget)
+    seconds = parse_duration(since)
+    end = SystemClock().now()
+    wanted = normalised(target)
+    scores: list[BacktestScore] = []
+    with open_store(storage_dir, backend) as store:
+        for url in [one for one in store.list_targets() if one and wanted in (None, one)]:
+            scores.append(stored_score(store, url, end - seconds, end))
+            runs = [(usual, "as it is now")] + ([(changed, words)] if words else [])
+            for settings, called in runs:
+                bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+                with bar:
+                    task = bar.add_task(clean(url), total=seconds)
+                    scores.append(
+                        backtest_predictions(
+                            store,
+                            url,
+                            end - seconds,
+                            end,
+                            settings,
+                            words=called,
+                            advance=lambda passed, bar=bar, task=task: bar.advance(task, passed),  # type: ignore[misc]
+                        )
+                    )
+    if json:
+        from json import dumps
+
+        for score in scores:
+            typer.echo(dumps(score.as_json()))
+    elif not scores:
+        typer.echo("the store has seen no server yet")
+    else:
+        _print(scores)
+
+
+def _changed(
+    usual: Any, least_probability: float | None, hold_down: float | None, daily_budget: int | None
+) -> tuple[Any, str]:
+    """The settings to try, and what they are called; empty when nothing was changed."""
+    from dataclasses import replace
+
+    given: dict[str, Any] = {}
+    if least_probability is not None:
+        if not 0.0 < least_probability < 1.0:
+            raise ConfigurationError(
+                f"--least-probability {least_probability} makes no sense", hint="give a number between 0 and 1"
+            )
+        given["least_probability"] = least_probability
+    if hold_down is not None:
+        if not 0.0 <= hold_down <= 86_400.0:
+            raise ConfigurationError(f"--hold-down {hold_down} makes no sense", hint="give 0 to 86400 seconds")
+        given["hold_down_seconds"] = hold_down
+    if daily_budget is not None:
+        if not 0 <= daily_budget <= 10_000:
+            raise ConfigurationError(f"--daily-budget {daily_budget} makes no sense", hint="give 0 to 10000")
+        given["daily_budget"] = daily_budget
+    return replace(usual, **given), ", ".join(f"{name} {value:g}" for name, value in given.items())
+
+
+def _print(scores: list[BacktestScore]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for name in ("target", "settings", "days", "failures", "predicted", "median lead", "predictions", "happened"):
+        table.add_column(name, overflow="fold")
+    for name in ("did not", "censored or open", "mitigated", "false alarms/day"):
+        table.add_column(name, overflow="fold")
+    for score in scores:
+        found = score.as_json()
+        lead, rate = found["median_lead_seconds"], found["false_alarms_per_day"]
+        table.add_row(
+            escape(clean(score.target)),
+            escape(score.settings),
+            f"{found['days']:.2f}",
+            str(found["failures"]),
+            str(found["failures_predicted"]),
+            "-" if lead is None else f"{lead:.0f} s",
+            str(found["predictions"]),
+            str(found["happened"]),
+            str(found["did_not_happen"]),
+            str(found["censored"] + found["open"]),
+            str(found["mitigated"]),
+            "-" if rate is None else f"{rate:.1f}",
+        )
+    Console().print(table)

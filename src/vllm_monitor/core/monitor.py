@@ -28,12 +28,7 @@ from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, trust_list_of
 from vllm_monitor.predictive_failure_detection import PredictiveFailureDetector
-from vllm_monitor.records import (
-    Event,
-    Observation,
-    Severity,
-    TargetView,
-)
+from vllm_monitor.records import Event, Observation, Severity, TargetView
 
 __all__ = ["VLLMMonitor"]
 
@@ -400,11 +395,15 @@ class VLLMMonitor(MonitorVerbs):
                 self.persistence_manager.release_lease(target.url)
 
     def _resume(self, pipeline: TargetPipeline) -> None:
-        try:
-            self.predictive_detector.resume(pipeline.target)
-            pipeline.resume(self._clock.now())
-        except Exception:  # a target must not go unwatched because of it
-            _log.exception("failures and predictions of %s begin anew", pipeline.target)
+        """Take up what is stored; a target must not go unwatched, or unsettled, because some of it cannot be read."""
+        for take_up in (
+            lambda: self.predictive_detector.resume(pipeline.target),
+            lambda: pipeline.resume(self._clock.now()),
+        ):
+            try:
+                take_up()
+            except Exception:
+                _log.exception("some of what is stored of %s cannot be taken up and begins anew", pipeline.target)
 
     def _pipeline(self, target: TargetSettings) -> TargetPipeline:
         return TargetPipeline(

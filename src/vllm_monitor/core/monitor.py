@@ -396,14 +396,14 @@ class VLLMMonitor(MonitorVerbs):
 
     def _resume(self, pipeline: TargetPipeline) -> None:
         """Take up what is stored; a target must not go unwatched, or unsettled, because some of it cannot be read."""
-        for take_up in (
-            lambda: self.predictive_detector.resume(pipeline.target),
-            lambda: pipeline.resume(self._clock.now()),
-        ):
-            try:
-                take_up()
-            except Exception:
-                _log.exception("some of what is stored of %s cannot be taken up and begins anew", pipeline.target)
+        try:
+            self.predictive_detector.resume(pipeline.target)
+        except Exception:
+            _log.exception("what was learned of the failures of %s begins anew", pipeline.target)
+        try:
+            pipeline.resume(self._clock.now())
+        except Exception:
+            _log.exception("failures and predictions of %s begin anew", pipeline.target)
 
     def _pipeline(self, target: TargetSettings) -> TargetPipeline:
         return TargetPipeline(

@@ -84,15 +84,17 @@ def test_one_that_was_asked_to_end_was_not_killed(asked: Condition) -> None:
     assert types_after(leak, asked) == []
 
 
-def test_it_is_over_when_the_server_is_back() -> None:
+@pytest.mark.parametrize("here", [{"host_memory_available_bytes": 1e10}, {}], ids=["local", "elsewhere"])
+def test_it_is_over_when_the_server_is_back(here: dict[str, float]) -> None:
     watch, told = FailureWatch("x"), []
     for now in range(100):
         watch.observe(snapshot(float(now), {"api_resident_memory_bytes": leak(now), GROWING: 1e7}), Facts())
     for now in range(100, 110):
         told += watch.observe(snapshot(float(now), condition=Condition.API_DEAD), Facts())
     for now in range(110, 130):
-        look = snapshot(float(now), {"api_resident_memory_bytes": 1e9, "host_memory_available_bytes": 1e10})
+        look = snapshot(float(now), {"api_resident_memory_bytes": 1e9, **here})
         told += watch.observe(look, Facts())
+        assert "memory_exhaustion" not in watch.undecided()
     assert [(one.failure_type, one.ended_at is not None) for one in told if one.failure_type[:3] == "mem"] == [
         ("memory_exhaustion", False),
         ("memory_exhaustion", True),

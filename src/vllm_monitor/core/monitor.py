@@ -28,12 +28,7 @@ from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.plugin_system import PluginManager, trust_list_of
 from vllm_monitor.predictive_failure_detection import PredictiveFailureDetector
-from vllm_monitor.records import (
-    Event,
-    Observation,
-    Severity,
-    TargetView,
-)
+from vllm_monitor.records import Event, Observation, Severity, TargetView
 
 __all__ = ["VLLMMonitor"]
 
@@ -400,10 +395,14 @@ class VLLMMonitor(MonitorVerbs):
                 self.persistence_manager.release_lease(target.url)
 
     def _resume(self, pipeline: TargetPipeline) -> None:
+        """Take up what is stored; a target must not go unwatched, or unsettled, because some of it cannot be read."""
         try:
             self.predictive_detector.resume(pipeline.target)
+        except Exception:
+            _log.exception("what was learned of the failures of %s begins anew", pipeline.target)
+        try:
             pipeline.resume(self._clock.now())
-        except Exception:  # a target must not go unwatched because of it
+        except Exception:
             _log.exception("failures and predictions of %s begin anew", pipeline.target)
 
     def _pipeline(self, target: TargetSettings) -> TargetPipeline:

@@ -145,8 +145,10 @@ def _memory_exhausted(values: Mapping[str, float], facts: Facts) -> bool | None:
     used, left = values.get("api_resident_memory_bytes"), values.get("host_memory_available_bytes")
     if used is not None and facts.memory_limit_bytes is not None:
         return used >= (1.0 - MEMORY_LEFT_RATIO) * facts.memory_limit_bytes
-    if used is None or left is None:
+    if used is None:
         return None
+    if left is None:
+        return False  # a server elsewhere, without a known limit: only its death can tell
     return left <= MEMORY_LEFT_RATIO * (used + left)
 
 

@@ -128,7 +128,11 @@ def short_seen(seed: int, *, healthy: bool) -> Seen:
 
 def recorded_seen(path: Path) -> Seen:
     """A recording of a real server."""
-    found = seen(path.name, (tick.snapshot for tick in replay_ticks(read_recording(path))), {}, 4.0)
+    recording = read_recording(path)
+    found = seen(path.name, (tick.snapshot for tick in replay_ticks(recording)), {}, 1.0)
+    injected = recording.truth.injected_at
+    if injected is not None:
+        found.known[found.times < injected] = False  # what comes out of the blue cannot be learned from calm
     if path.name.startswith("mem_leak"):
         # It ended before the memory did; had it gone on, this is what would have happened.
         begin = float(found.times[0]) + 31.0

@@ -42,7 +42,8 @@ ANY_FAILURE = "any_failure"
 EDGES_SECONDS = (0.0, 15.0, 45.0, 100.0, 180.0, 300.0)
 """Ends of the bins: short ones where seconds count."""
 HORIZON_SECONDS = EDGES_SECONDS[-1]
-LEARNING_RATE = 0.02
+LEARNING_RATE = 0.05
+"""Most by which one look moves the logarithm of its own odds (normalised steps)."""
 PULL = 0.002
 """Share by which weights go back to the shipped ones with each step."""
 MOST_LOGIT = 9.0
@@ -144,10 +145,11 @@ class Hazards:
         chance = self.hazards(terms)[kind]
         bins = len(EDGES_SECONDS) - 1
         hit = bins if seconds is None else bisect_bin(seconds)
+        rate = LEARNING_RATE / (1.0 + float(terms @ terms))
         for place in range(min(hit + 1, bins)):
             error = float(place == hit) - chance[place]
-            self._bias[kind, place] += LEARNING_RATE * error
-            self._slope[kind, place] += LEARNING_RATE * error * terms
+            self._bias[kind, place] += rate * error
+            self._slope[kind, place] += rate * error * terms
         self._bias[kind] += PULL * (self.shipped.bias[kind] - self._bias[kind])
         self._slope[kind] += PULL * (self.shipped.slope[kind] - self._slope[kind])
 

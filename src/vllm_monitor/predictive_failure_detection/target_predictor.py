@@ -26,6 +26,7 @@ from vllm_monitor.predictive_failure_detection.hazards import (
     shipped_weights,
 )
 from vllm_monitor.predictive_failure_detection.late_labels import LateLabels
+from vllm_monitor.predictive_failure_detection.plain_state import number_of
 from vllm_monitor.predictive_failure_detection.recalibration import Recalibration
 from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
 from vllm_monitor.predictive_failure_detection.wording import confidence_of, factors, mitigations_for, state_after
@@ -36,8 +37,11 @@ __all__ = ["TargetPredictor"]
 LEAST_KNOWN_SECONDS = 20.0
 """Nothing is said of a server that was followed for less."""
 STALE_SECONDS = 15.0
+RECOVERY_SECONDS = 60.0
+"""A failure that is over is not predicted again for so long: its traces look like its signs."""
 LEAST_RESOLVED = 20
 """Resolved predictions of a type before its probabilities count as calibrated."""
+LEAST_EXPERIENCE = 0.1
 STATE_VERSION = 1
 _AT_WORK = (Condition.OK, Condition.IDLE, Condition.SATURATED)
 _WELL = (Condition.OK, Condition.IDLE)
@@ -73,11 +77,13 @@ class TargetPredictor:
         self.weights = weights if weights is not None else shipped_weights()
         self.outlook = Outlook(abstains="nothing was seen yet")
         self.resolved: dict[str, int] = {}
+        self._failing: dict[str, float] = {}
         self._kinds = self.weights.failure_types
         self._features = FeatureExtractor()
         self._detectors: tuple[Detector, ...] = make_detectors()
         self._outputs = tuple(name for detector in self._detectors for name in detector.outputs)
         self._places = _places(self._outputs, self.weights.outputs)
+        self._is_experience = np.array([name.endswith(("_looks_alike", "_from_here")) for name in self.weights.outputs])
         self._hazards = Hazards(self.weights)
         self._recalibration = [Recalibration() for _ in self._kinds]
         self._labels = LateLabels(len(self._kinds))
@@ -111,6 +117,9 @@ class TargetPredictor:
         """
         now = snapshot.timestamp
         failing = {episode.failure_type for episode in ongoing}
+        self._failing = {
+            kind: at for kind, at in self._failing.items() if 0.0 <= now - at <= RECOVERY_SECONDS
+        } | dict.fromkeys(failing, now)
         features = self._see(snapshot, happened, failing)
         outputs = np.concatenate([detector.score(features) for detector in self._detectors])
         for detector in self._detectors:
@@ -140,7 +149,7 @@ class TargetPredictor:
         self.outlook = Outlook(tuple(one for _, one in known if one.failure_type not in failing), first)
         made = []
         for place, forecast in known:
-            calls = forecast.failure_type not in failing and forecast.probability >= self._threshold(place)
+            calls = forecast.failure_type not in self._failing and forecast.probability >= self._threshold(place)
             if self._guard.allows(forecast.failure_type, calls=calls, now=now) if guarded else calls:
                 made.append(self._prediction(snapshot, features, forecast, self._contributions(place, terms)))
         return made
@@ -200,7 +209,10 @@ class TargetPredictor:
         worth = slope[:count].copy()
         active = terms[count:] > 0
         worth += self.weights.units[:, active] @ slope[count:][active]
-        return dict(zip(self.weights.outputs, (worth * terms[:count]).tolist(), strict=True))
+        outputs = terms[:count]
+        # A tenth of a chance that the past repeats itself is not worth a sentence.
+        worth[self._is_experience & (outputs < LEAST_EXPERIENCE)] = 0.0
+        return dict(zip(self.weights.outputs, (worth * outputs).tolist(), strict=True))
 
     def _prediction(
         self, snapshot: Snapshot, features: Features, forecast: Forecast, contributions: Mapping[str, float]
@@ -246,6 +258,7 @@ class TargetPredictor:
             "labels": self._labels.state(),
             "guard": self._guard.state(),
             "resolved": dict(self.resolved),
+            "failing": dict(self._failing),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -261,6 +274,10 @@ class TargetPredictor:
         terms = self.weights.slope.shape[-1]
         self._labels.restore(_mapping(state, "labels"), terms)
         self._guard.restore(_mapping(state, "guard"))
+        for kind, at in _mapping(state, "failing").items():
+            known = number_of(at)
+            if known is not None:
+                self._failing[str(kind)] = known
         for kind, count in _mapping(state, "resolved").items():
             if isinstance(count, int) and count >= 0:
                 self.resolved[str(kind)] = count

@@ -11,6 +11,8 @@ from vllm_monitor.records import LifecycleState, PredictionConfidence
 __all__ = ["confidence_of", "factors", "mitigations_for", "state_after"]
 
 MOST_FACTORS = 5
+LEAST_SHARE = 0.06
+"""What adds less than this share of all that speaks for it is left out."""
 
 _MITIGATIONS: Mapping[str, tuple[str, ...]] = {
     "engine_stall": ("resume_engine", "restart_server"),
@@ -74,8 +76,9 @@ def factors(features: Features, contributions: Mapping[str, float]) -> list[str]
             words = _SUBJECTS[subject](features) if subject else ""
             if words:
                 by_subject[words] = by_subject.get(words, 0.0) + worth
+    least = LEAST_SHARE * sum(by_subject.values())
     ranked = sorted(by_subject, key=lambda words: -by_subject[words])
-    return ranked[:MOST_FACTORS]
+    return [words for words in ranked if by_subject[words] >= least][:MOST_FACTORS]
 
 
 Phrase = Callable[[Features], str]
@@ -129,7 +132,7 @@ def _memory(features: Features) -> str:
         return ""
     growth = features.value("api_resident_memory_growth_bytes_per_second", 0.0)
     since = features.value("api_resident_memory_growth_seconds", 0.0)
-    grows = f", {growth / 1e6:.1f} MB more each second for {since:.0f} s" if growth > 1e4 else ""
+    grows = f", {growth / 1e6:.1f} MB more each second for {since:.0f} s" if growth > 1e5 else ""
     return f"the API server has {used / 1e6:.0f} MB of memory{grows}"
 
 

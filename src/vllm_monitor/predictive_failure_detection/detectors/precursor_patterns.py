@@ -46,7 +46,7 @@ class _Pattern:
 
     @property
     def precision(self) -> float:
-        return (self.occurrences + 0.5) / (self.occurrences + self.false_alarms + 1.5)
+        return self.occurrences / (self.occurrences + self.false_alarms + 3.0)
 
 
 class PrecursorPatterns:

@@ -22,8 +22,8 @@ __all__ = ["StateGraph"]
 STEP_SECONDS = 5.0
 HORIZON_STEPS = 60
 MOST_STATES = 48
-STAY_PRIOR, FAILURE_PRIOR = 2.0, 1e-5
-"""Pseudo-counts: that a state stays as it is, and that it is followed by any one failure."""
+STAY_PRIOR, FAILURE_PRIOR = 120.0, 1e-4
+"""Pseudo-counts: that a state stays as it is (ten minutes of it), and that it is followed by any one failure."""
 
 
 class StateGraph:

@@ -11,7 +11,7 @@ from typing import Self
 
 import aiohttp
 
-from vllm_monitor.clock import make_random
+from vllm_monitor.clock import SystemClock, make_random
 
 REQUEST_LIMIT_SECONDS = 120.0
 WORDS = ("server", "queue", "token", "batch", "quick", "brown", "lazy", "number", "7", "please")
@@ -44,6 +44,7 @@ class LoadGenerator:
         model: Name of the model it serves.
         requests_per_second: Mean rate of arrivals.
         max_tokens: Smallest and largest length of an answer.
+        limit_seconds: A client gives up after so long; that request has failed.
         seed: Same seed, same arrivals, prompts and lengths.
     """
 
@@ -54,12 +55,16 @@ class LoadGenerator:
         *,
         requests_per_second: float = 2.0,
         max_tokens: tuple[int, int] = (16, 64),
+        limit_seconds: float = REQUEST_LIMIT_SECONDS,
         seed: int = 1,
     ) -> None:
         self._url = f"{url}/v1/completions"
         self._model = model
         self._rate = requests_per_second
         self._max_tokens = max_tokens
+        self._limit_seconds = limit_seconds
+        self.first_failed_at: float | None = None
+        """Unix seconds at which the first request had failed."""
         self._random = make_random(seed)
         self._started = self._ok = self._failed = self._abandoned = 0
         self._loop = asyncio.new_event_loop()
@@ -96,7 +101,7 @@ class LoadGenerator:
             runner.run(self._arrive())
 
     async def _arrive(self) -> None:
-        limits = aiohttp.ClientTimeout(total=REQUEST_LIMIT_SECONDS)
+        limits = aiohttp.ClientTimeout(total=self._limit_seconds)
         async with (
             aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session,
             asyncio.TaskGroup() as clients,
@@ -137,6 +142,8 @@ class LoadGenerator:
             self._ok += 1
         else:
             self._failed += 1
+            if self.first_failed_at is None:
+                self.first_failed_at = SystemClock().now()
 
 
 async def _streams_to_its_end(answer: aiohttp.ClientResponse) -> bool:

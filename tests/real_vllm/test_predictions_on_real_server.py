@@ -1,0 +1,113 @@
+"""KV exhaustion and overload of a real server: predicted before clients feel them, settled over a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import vllm_env
+from vllm_load import LoadGenerator
+from vllm_monitor import VLLMMonitor
+from vllm_monitor.failures import FAILURE_HAPPENED
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.records import FailurePrediction, PredictionOutcome
+from vllm_server import VllmServer
+
+CLIENT_LIMIT_SECONDS = 30.0
+LEAST_LEAD_SECONDS = 10.0
+CAPACITY = {"kv_exhaustion", "queue_saturation", "latency_breach"}
+SMALL_CACHE = ("--block-size", "32", "--num-gpu-blocks-override", "96", "--max-num-seqs", "64")
+
+
+@pytest.fixture(scope="module")
+def server(
+    vllm_environment: vllm_env.VllmEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    folder = tmp_path_factory.mktemp("predicted")
+    with VllmServer(vllm_environment, folder / "server.log", extra_args=SMALL_CACHE) as found:
+        yield found
+
+
+def wait_for(condition: Callable[[], bool], limit_seconds: float, what: str) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def predicted(monitor: VLLMMonitor, since: float) -> list[FailurePrediction]:
+    store = monitor.persistence_manager
+    assert store is not None
+    return [one for one in store.get_predictions(start_time=since, limit=None) if one.failure_type in CAPACITY]
+
+
+def of_its_type_happened(store: PersistenceManager, prediction: FailurePrediction) -> bool:
+    return any(
+        event.data["failure_type"] == prediction.failure_type and event.timestamp >= prediction.timestamp
+        for event in store.get_events(FAILURE_HAPPENED, limit=None)
+    )
+
+
+@pytest.mark.parametrize(
+    "loads",
+    [
+        pytest.param([(1.5, (700, 900))], id="long answers fill the cache"),
+        pytest.param([(3.0, (16, 96)), (8.0, (16, 96)), (20.0, (16, 96)), (30.0, (16, 96))], id="ever more requests"),
+    ],
+)
+def test_it_is_predicted_before_clients_feel_it_and_settled_over_a_restart(
+    server: VllmServer, tmp_path: Path, loads: list[tuple[float, tuple[int, int]]]
+) -> None:
+    config = PersistenceConfig(storage_dir=tmp_path / "store")
+    with ExitStack() as clients:
+        usual = clients.enter_context(
+            LoadGenerator(server.url, server.model, requests_per_second=1.0, limit_seconds=CLIENT_LIMIT_SECONDS)
+        )
+        heavy: list[LoadGenerator] = []
+        with VLLMMonitor(persistence_config=config) as monitor:
+            monitor.add_target(server.url, log_file=server.log_file)
+            time.sleep(40.0)
+            began = time.time()
+            for seed, (rate, lengths) in enumerate(loads, 2):
+                heavy.append(
+                    clients.enter_context(
+                        LoadGenerator(
+                            server.url,
+                            server.model,
+                            requests_per_second=rate,
+                            max_tokens=lengths,
+                            limit_seconds=CLIENT_LIMIT_SECONDS,
+                            seed=seed,
+                        )
+                    )
+                )
+                if len(loads) > 1:
+                    time.sleep(3.0)
+            wait_for(lambda: bool(predicted(monitor, began)), 40.0, "nothing was predicted")
+            first = predicted(monitor, began)[-1]
+        with VLLMMonitor(persistence_config=config) as monitor:
+            monitor.add_target(server.url, log_file=server.log_file)
+            store = monitor.persistence_manager
+            assert store is not None
+            wait_for(
+                lambda: min(one.first_failed_at or 1e12 for one in (usual, *heavy)) < 1e12, 120.0, "no request failed"
+            )
+            failed_at = min(one.first_failed_at for one in (usual, *heavy) if one.first_failed_at is not None)
+
+            def settled() -> FailurePrediction:
+                return next(
+                    one for one in store.get_predictions(limit=None) if one.prediction_id == first.prediction_id
+                )
+
+            wait_for(lambda: settled().outcome is not PredictionOutcome.OPEN, 60.0, "it was not settled")
+            assert settled().outcome is PredictionOutcome.HAPPENED
+            assert of_its_type_happened(store, first)
+            again = [one for one in predicted(monitor, began) if one.failure_type == first.failure_type]
+            assert [one.prediction_id for one in again] == [first.prediction_id], "a restart does not repeat it"
+    assert failed_at - first.timestamp >= LEAST_LEAD_SECONDS
+    assert first.contributing_factors
+    print(f"{first.failure_type} was predicted {failed_at - first.timestamp:.1f} s before the first failed request")

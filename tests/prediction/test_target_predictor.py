@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,7 +198,8 @@ def test_what_makes_no_sense_in_a_state_is_left_out(tmp_path: Path) -> None:
         good.observe(snapshot, (), ongoing)
     state = good.state()
     for name in state:
-        for hostile in (None, "x", [], {}, -1, math.nan, {"a": {"b": 1}}):
+        others: tuple[Any, ...] = (None, "x", [], {}, -1, math.nan, {"a": {"b": 1}})
+        for hostile in others:
             predictor = TargetPredictor("x")
             predictor.restore({**state, name: hostile})
             predictor.observe(looks[60][0], (), ())
@@ -288,7 +290,7 @@ def test_it_says_uncalibrated_until_twenty_are_resolved() -> None:
         "kv_exhaustion",
         60.0,
         0.7,
-        "high",
+        PredictionConfidence.HIGH,
         [],
         [],
         target=TARGET,

@@ -28,6 +28,7 @@ from vllm_monitor.predictive_failure_detection.hazards import (
 from vllm_monitor.predictive_failure_detection.late_labels import LateLabels
 from vllm_monitor.predictive_failure_detection.plain_state import number_of
 from vllm_monitor.predictive_failure_detection.recalibration import Recalibration
+from vllm_monitor.predictive_failure_detection.rules import rule_probability
 from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
 from vllm_monitor.predictive_failure_detection.wording import confidence_of, factors, mitigations_for, state_after
 from vllm_monitor.records import Condition, FailurePattern, FailurePrediction
@@ -43,6 +44,8 @@ LEAST_RESOLVED = 20
 """Resolved predictions of a type before its probabilities count as calibrated."""
 LEAST_EXPERIENCE = 0.1
 STATE_VERSION = 1
+_STOPS = frozenset({"engine_stall", "engine_death", "worker_death", "api_death", "api_frozen"})
+"""After these everything that waited comes at once, and it says nothing of what is to come."""
 _AT_WORK = (Condition.OK, Condition.IDLE, Condition.SATURATED)
 _WELL = (Condition.OK, Condition.IDLE)
 
@@ -140,10 +143,11 @@ class TargetPredictor:
         ]
         if self.settings.learns:
             self._labels.keep(now, terms, stated, going_on)
+        by_name = dict(zip(self._outputs, outputs.tolist(), strict=True))
         forecasts = []
         for place, kind in enumerate(self._kinds):
             probability = self._recalibration[place].probability(float(stated[place]))
-            forecasts.append(forecast_of(kind, hazards[place], probability))
+            forecasts.append(forecast_of(kind, hazards[place], max(probability, rule_probability(kind, by_name))))
         first = None if failing else next((one for one in forecasts if one.failure_type == ANY_FAILURE), None)
         known = [(place, one) for place, one in enumerate(forecasts) if one.failure_type != ANY_FAILURE]
         self.outlook = Outlook(tuple(one for _, one in known if one.failure_type not in failing), first)
@@ -176,6 +180,9 @@ class TargetPredictor:
         age = snapshot.timestamp - (snapshot.scraped_at if snapshot.scraped_at is not None else float("-inf"))
         if age > STALE_SECONDS or "requests_running" not in snapshot.values:
             return "its newest page is too old" if snapshot.scraped_at is not None else "no page was seen yet"
+        stopped = sorted(_STOPS & self._failing.keys())
+        if stopped:
+            return f"it recovers from {stopped[0]}"
         if features.known_seconds < LEAST_KNOWN_SECONDS:
             return f"it has been followed for less than {LEAST_KNOWN_SECONDS:.0f} s"
         return ""

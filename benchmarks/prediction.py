@@ -46,7 +46,7 @@ from vllm_monitor.predictive_failure_detection.features import SIGNALS
 from vllm_monitor.records import LifecycleState, PageObservation
 from vllm_monitor.simulator import Simulator
 
-TRAIN, VALIDATE, TEST = range(2_001, 2_025), range(3_001, 3_013), range(4_001, 4_025)
+TRAIN, VALIDATE, TEST = range(1, 53), range(3_001, 3_025), range(4_001, 4_025)
 MOST_FALSE_ALARMS_PER_DAY = 6.0
 UNPLANNED = "unplanned"
 

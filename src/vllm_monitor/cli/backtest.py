@@ -112,30 +112,19 @@ def _changed(
 
 
 def _print(scores: list[BacktestScore]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table()
-    for name in ("target", "settings", "days", "failures", "predicted", "median lead", "predictions", "happened"):
-        table.add_column(name, overflow="fold")
-    for name in ("did not", "censored or open", "mitigated", "false alarms/day"):
-        table.add_column(name, overflow="fold")
+    last = None
     for score in scores:
         found = score.as_json()
-        lead, rate = found["median_lead_seconds"], found["false_alarms_per_day"]
-        table.add_row(
-            escape(clean(score.target)),
-            escape(score.settings),
-            f"{found['days']:.2f}",
-            str(found["failures"]),
-            str(found["failures_predicted"]),
-            "-" if lead is None else f"{lead:.0f} s",
-            str(found["predictions"]),
-            str(found["happened"]),
-            str(found["did_not_happen"]),
-            str(found["censored"] + found["open"]),
-            str(found["mitigated"]),
-            "-" if rate is None else f"{rate:.1f}",
+        if score.target != last:
+            last = score.target
+            typer.echo(f"{clean(score.target)}: {found['failures']} failures in {found['days']:.2f} days")
+        lead = found["median_lead_seconds"]
+        ahead = "" if lead is None else f", {lead:.0f} s before (median)"
+        rate = found["false_alarms_per_day"]
+        often = "" if rate is None else f" ({rate:.1f} a day)"
+        predicted = f"{found['failures_predicted']} of {found['failures']} failures predicted{ahead}"
+        outcomes = (
+            f"{found['happened']} happened, {found['did_not_happen']} did not{often}, {found['mitigated']} mitigated, "
+            f"{found['censored']} censored, {found['open']} open"
         )
-    Console().print(table)
+        typer.echo(f"  {score.settings}: {predicted}; {found['predictions']} predictions: {outcomes}")

@@ -1,0 +1,58 @@
+"""``replay --report``: what was predicted and found, against what was injected and what clients met."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from vllm_monitor.cli.app import app
+from vllm_monitor.collectors import read_recording
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_the_report_counts_from_the_injection() -> None:
+    run = CliRunner().invoke(app, ["replay", str(DATA / "overload_s0.jsonl.gz"), "--report", "--json"])
+    assert run.exit_code == 0, run.output
+    (found,) = [json.loads(line) for line in run.output.splitlines()]
+    assert found["fault"] == "overload_s0"
+    assert found["first_client_error_seconds"] == 35.296
+    first = found["predictions"][0]
+    assert 0 < first["seconds"] < 25
+    assert first["seconds_before_client_error"] > 10
+    assert first["outcome"] == "happened"
+    assert first["contributing_factors"]
+    assert {one["failure_type"] for one in found["failures"]} >= {"kv_exhaustion", "latency_breach"}
+
+
+def test_a_table_ends_the_report_of_several() -> None:
+    names = ("engine_sigstop_s0", "overload_s0")
+    run = CliRunner().invoke(app, ["replay", *(str(DATA / f"{name}.jsonl.gz") for name in names), "--report"])
+    assert run.exit_code == 0, run.output
+    words = " ".join(run.output.split())
+    assert "happened engine_stall" in words
+    assert "first client error at +35.3 s" in words
+    assert "false alarms" in words.replace("│", "").replace("  ", " ") or "false" in words
+
+
+def test_the_truth_is_not_among_the_observations() -> None:
+    recording = read_recording(DATA / "overload_s0.jsonl.gz")
+    assert recording.truth.requests == 1053
+    assert recording.truth.failed_requests == 953
+    assert not any(type(one).__name__ in ("ClientObservation", "EventObservation") for one in recording.observations)
+
+
+def test_lines_of_truth_that_make_no_sense_are_passed_over(tmp_path: Path) -> None:
+    lines = [
+        {"ts": 1.0, "kind": "metrics", "status": 200, "lat": 0.01, "v": {}},
+        {"ts": "x", "kind": "event", "event": "inject"},
+        {"ts": 2.0, "kind": "event", "event": "inject", "fault": 7},
+        {"ts": 3.0, "kind": "client", "tag": "load", "status": 500, "e2e": "long"},
+        {"ts": None, "kind": "client", "tag": "load"},
+    ]
+    path = tmp_path / "odd.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    truth = read_recording(path).truth
+    assert (truth.fault, truth.injected_at, truth.first_client_error_at) == ("7", 2.0, 3.0)

@@ -29,7 +29,7 @@ _OUTCOME_COLUMNS = (
     "type", "made", "happened", "did not\nhappen", "mitigated", "censored", "open", "false\nalarms\na day",
 )  # fmt: skip
 _LEAD_COLUMNS = ("type", "predicted", "recall", "lead\np10", "lead\nmedian", "lead\np90", "time\nerror", "in\ninterval")
-_QUALITY_COLUMNS = ("type", "resolved", "precision", "Brier", "skill", "ECE", "calibrated")
+_QUALITY_COLUMNS = ("type", "resolved", "precision", "Brier", "skill", "ECE", "note")
 
 
 def report(
@@ -94,7 +94,9 @@ def _print_tables(found: ScoreReport) -> None:
 
     console = Console()
     if found.is_empty:
-        console.print("nothing was predicted, and nothing failed, in what is stored of that", soft_wrap=True)
+        is_part = any(one is not None for one in (found.target, found.failure_type, found.start))
+        of_that = " of that server, type and time" if is_part else ""
+        console.print(f"no prediction and no failure is stored{of_that}", soft_wrap=True)
         return
     watched = "no time that was watched"
     if found.watched_from is not None and found.watched_until is not None:
@@ -171,7 +173,7 @@ def _quality(one: FailureScore) -> tuple[str, ...]:
         f"{one.resolved:,}",
         ratio(one.precision),
         *(UNKNOWN if figure is None else f"{figure:.3f}" for figure in figures),
-        "yes" if one.is_calibrated else "uncalibrated",
+        "" if one.is_calibrated else "uncalibrated",
     )
 
 

@@ -1,8 +1,7 @@
 """What predictions said against how often it came true: Brier score, calibration error, reliability.
 
 References: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1950);
-Murphy, "A new vector partition of the probability score", Journal of Applied Meteorology 12 (1973); Naeini, Cooper
-and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI (2015).
+Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI (2015).
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from vllm_monitor.report.foreseen import LeadTimes
 from vllm_monitor.report.pictures.svg import (
     ACCENT,
     FAINT,
@@ -18,16 +20,19 @@ from vllm_monitor.report.pictures.svg import (
 )
 from vllm_monitor.report.pictures.words import judged_since, number_of, seconds, subject_of, warning_of
 from vllm_monitor.report.score_report import ScoreReport
+from vllm_monitor.report.scores import FailureScore
 
 __all__ = ["lead_time_picture"]
 
 TITLE = "Lead time of predictions"
 NOTHING_FAILED = "no failures yet"
+NOTHING_LEFT = "nothing is left to tell by"
 NOTHING_FORETOLD = "no failure was predicted yet"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 616.0, 116.0, 412.0
 _MOST_BARS = 20
 _MOST_LABELS = 10
 _MOST_COUNT_STEPS = 5
+_FEWEST_FOR_A_RANGE = 5  # failures; of fewer there are no tenths to speak of
 _FEWEST = 3  # where the vertical axis ends at the least, so that a single failure does not fill the picture
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
@@ -36,41 +41,24 @@ _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 def lead_time_picture(report: ScoreReport) -> str:
     """A picture of 640 x 480 as SVG: failures by the time from their first prediction, the median marked."""
     overall = report.scores.overall
-    warning = warning_of(report)
-    parts = heading(TITLE, subject_of(report), warning)
+    title = f"{TITLE}: {subject_of(report)}"
+    parts = heading(TITLE, subject_of(report), warning_of(report))
     parts.append(text(24, 80, _caption(report), fill=INK))
-    lead = overall.lead_seconds
-    if lead is None:
-        nothing = NOTHING_FORETOLD if overall.failures_judged else NOTHING_FAILED
-        parts += [line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, stroke=FAINT)]
+    if overall.lead_seconds is None:
+        nothing = _nothing(overall)
+        parts.append(line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, stroke=FAINT))
         parts.append(text((_LEFT + _RIGHT) / 2, 250, nothing, size=14, anchor="middle", fill=MUTED))
-        return document(f"{TITLE}: {subject_of(report)}", nothing, parts)
-    step = _step(max(overall.leads))
-    bars = max(1, math.ceil(max(overall.leads) / step))
-    counts = [0] * bars
-    for one in overall.leads:
-        counts[min(bars - 1, int(one / step))] += 1
-    width = (_RIGHT - _LEFT) / bars
-    per_second = width / step
-    top = _whole_top(max(_FEWEST, *counts))
-    parts.append(
-        rectangle(
-            _LEFT + lead.p10 * per_second,
-            _TOP,
-            (lead.p90 - lead.p10) * per_second,
-            _BOTTOM - _TOP,
-            fill=FAINT,
-            opacity=0.14,
-        )
-    )
-    parts += _axes(bars, step, width, top)
-    for number, count in enumerate(counts):
-        height = (_BOTTOM - _TOP) * count / top
-        fill = WARNING if warning else ACCENT
-        parts.append(rectangle(_LEFT + width * number + 1, _BOTTOM - height, width - 2, height, fill=fill, opacity=0.8))
-    parts += _median(lead.median, _LEFT + lead.median * per_second)
+        return document(title, nothing, parts)
+    parts += _histogram(overall.leads, overall.lead_seconds, WARNING if warning_of(report) else ACCENT)
+    lead = overall.lead_seconds
     said = f"median {seconds(lead.median)}, from {seconds(lead.minimum)} to {seconds(max(overall.leads))}"
-    return document(f"{TITLE}: {subject_of(report)}", said, parts)
+    return document(title, said, parts)
+
+
+def _nothing(overall: FailureScore) -> str:
+    if overall.failures_judged:
+        return NOTHING_FORETOLD
+    return NOTHING_LEFT if overall.failures else NOTHING_FAILED
 
 
 def _caption(report: ScoreReport) -> str:
@@ -87,7 +75,30 @@ def _caption(report: ScoreReport) -> str:
     )
     words += f", {missed:,} unannounced" if missed else ""
     lead = overall.lead_seconds
-    return words if lead is None else f"{words}; shaded: from {seconds(lead.p10)} to {seconds(lead.p90)}, 80 % of them"
+    if lead is None or lead.count < _FEWEST_FOR_A_RANGE:
+        return words
+    return f"{words}; shaded: from {seconds(lead.p10)} to {seconds(lead.p90)}, 80 % of them"
+
+
+def _histogram(leads: Sequence[float], lead: LeadTimes, colour: str) -> list[str]:
+    step = _step(max(leads))
+    bars = max(1, math.ceil(max(leads) / step))
+    counts = [0] * bars
+    for one in leads:
+        counts[min(bars - 1, int(one / step))] += 1
+    width = (_RIGHT - _LEFT) / bars
+    per_second = width / step
+    height = _BOTTOM - _TOP
+    top = _whole_top(max(_FEWEST, *counts))
+    parts = []
+    if lead.count >= _FEWEST_FOR_A_RANGE:
+        left, right = _LEFT + lead.p10 * per_second, _LEFT + lead.p90 * per_second
+        parts.append(rectangle(left, _TOP, right - left, height, fill=FAINT, opacity=0.14))
+    parts += _axes(bars, step, width, top)
+    for number, count in enumerate(counts):
+        left, tall = _LEFT + width * number + 1, height * count / top
+        parts.append(rectangle(left, _BOTTOM - tall, width - 2, tall, fill=colour, opacity=0.8))
+    return parts + _median(lead.median, _LEFT + lead.median * per_second)
 
 
 def _step(longest: float) -> float:

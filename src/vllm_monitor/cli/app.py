@@ -24,6 +24,7 @@ from vllm_monitor.cli.options import clean
 from vllm_monitor.cli.plugins import plugins
 from vllm_monitor.cli.query import query
 from vllm_monitor.cli.recordings import record, replay
+from vllm_monitor.cli.report import report
 from vllm_monitor.cli.retention import retention
 from vllm_monitor.cli.simulate import simulate
 from vllm_monitor.cli.sql import sql
@@ -56,6 +57,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "record": record,
     "replay": replay,
     "backtest": backtest,
+    "report": report,
     "simulate": simulate,
     "demo": demo,
 }

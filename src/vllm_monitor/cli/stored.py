@@ -107,7 +107,7 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
 
 
 def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
-    from vllm_monitor.core import alert_as_json
+    from vllm_monitor.core import alert_as_json, prediction_as_json
 
     checkpoints = store.get_checkpoints(limit=1, target=target)
     last = checkpoints[0] if checkpoints else None
@@ -121,6 +121,9 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
         "since": last.timestamp if last is not None else None,
         "last_page_at": max(page_times, default=None),
         "alerts": [alert_as_json(alert) for alert in store.get_alerts(state="firing", limit=None, target=target)],
+        "predictions": [
+            prediction_as_json(one) for one in store.get_predictions(limit=None, target=target, outcome="open")[::-1]
+        ],
     }
 
 

@@ -5,7 +5,7 @@ from vllm_monitor.core.monitor import VLLMMonitor
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.recording_report import RecordingReport, ScoredPrediction
 from vllm_monitor.core.replay import ReplayReport, count_ticks, replay_ticks
-from vllm_monitor.core.tick_json import alert_as_json, event_as_json, tick_as_json
+from vllm_monitor.core.tick_json import alert_as_json, event_as_json, prediction_as_json, tick_as_json
 
 __all__ = [
     "MonitorConfig",
@@ -19,6 +19,7 @@ __all__ = [
     "alert_as_json",
     "count_ticks",
     "event_as_json",
+    "prediction_as_json",
     "replay_ticks",
     "tick_as_json",
 ]

@@ -65,6 +65,7 @@ class Tick:
         failures: Failures that have happened (those have no end), and those that are over.
         predictions: New predictions.
         settled: Predictions of which it is known now what became of them.
+        expected: Predictions that are open after it, oldest first.
     """
 
     snapshot: Snapshot
@@ -75,6 +76,7 @@ class Tick:
     failures: tuple[Episode, ...] = ()
     predictions: tuple[FailurePrediction, ...] = ()
     settled: tuple[Settled, ...] = ()
+    expected: tuple[FailurePrediction, ...] = ()
 
 
 class TargetPipeline:
@@ -202,7 +204,15 @@ class TargetPipeline:
                 self._store.enqueue_event(event)
         still = () if self._guardrails is None else tuple(self._guardrails.firing(self.target))
         return Tick(
-            snapshot, tuple(events), observed.checkpoints, alerts, still, tuple(failures), step.made, step.settled
+            snapshot,
+            tuple(events),
+            observed.checkpoints,
+            alerts,
+            still,
+            tuple(failures),
+            step.made,
+            step.settled,
+            self._predictions.open(),
         )
 
     def _is_meant(self, condition: Condition, restarts: int) -> bool:

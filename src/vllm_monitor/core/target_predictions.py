@@ -102,6 +102,10 @@ class TargetPredictions:
         self._settlement.note_mitigation(at)
         self._ask(at, lambda predictor: predictor.note_action(self.target), None)
 
+    def open(self) -> tuple[FailurePrediction, ...]:
+        """Predictions of which it is not known yet what became of them, oldest first."""
+        return tuple(sorted(self._settlement.open(), key=lambda prediction: prediction.timestamp))
+
     def open_probabilities(self) -> dict[str, float]:
         """Failure type to the probability of the newest open prediction of it."""
         return self._probabilities
@@ -157,8 +161,7 @@ class TargetPredictions:
         return PredictionStep(tuple(made), tuple(settled), tuple(events))
 
     def _note_open(self) -> None:
-        still = sorted(self._settlement.open(), key=lambda prediction: prediction.timestamp)
-        self._probabilities = {prediction.failure_type: prediction.probability for prediction in still}
+        self._probabilities = {prediction.failure_type: prediction.probability for prediction in self.open()}
 
     def _ask(self, now: float, ask: Callable[[Predictor], Answer], otherwise: Answer) -> Answer:
         """What the predictor says, unless it has failed."""

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from vllm_monitor.core.pipeline import Tick
-from vllm_monitor.records import Alert, Event
+from vllm_monitor.records import Alert, Event, FailurePrediction
 
-__all__ = ["alert_as_json", "event_as_json", "tick_as_json"]
+__all__ = ["alert_as_json", "event_as_json", "prediction_as_json", "tick_as_json"]
 
 
 def _number(value: float) -> float | None:
@@ -37,6 +37,22 @@ def alert_as_json(alert: Alert) -> dict[str, Any]:
         "message": alert.message,
         "intervention": alert.intervention,
         "runbook": alert.metadata.get("runbook"),
+    }
+
+
+def prediction_as_json(prediction: FailurePrediction) -> dict[str, Any]:
+    """A prediction as JSON values."""
+    return {
+        "ts": prediction.timestamp,
+        "failure_type": prediction.failure_type,
+        "probability": prediction.probability,
+        "calibrated": prediction.calibrated,
+        "time_to_failure": prediction.time_to_failure,
+        "time_to_failure_low": prediction.time_to_failure_low,
+        "time_to_failure_high": prediction.time_to_failure_high,
+        "horizon_seconds": prediction.horizon_seconds,
+        "contributing_factors": prediction.contributing_factors,
+        "recommended_mitigations": prediction.recommended_mitigations,
     }
 
 
@@ -92,5 +108,6 @@ def tick_as_json(tick: Tick) -> dict[str, Any]:
         ],
         "notes": list(snapshot.notes),
         "alerts": [alert_as_json(alert) for alert in tick.firing],
+        "predictions": [prediction_as_json(prediction) for prediction in tick.expected],
         "events": [event_as_json(event) for event in tick.events],
     }

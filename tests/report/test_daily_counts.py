@@ -65,6 +65,14 @@ def test_a_range_that_cuts_days_is_exact_while_rows_are_left(
     assert_same(figures(within, counts_of(within)), figures(within, cut))
 
 
+def test_what_lies_outside_is_taken_off_every_sum() -> None:
+    made = [predicted(10.0, HAPPENED, 0.51), predicted(20.0, HAPPENED, 0.52), predicted(30.0, HAPPENED, 0.54)]
+    (left,) = counts_between(counts_of(made), made, 15.0, 25.0)
+    assert left.predictions == 1
+    assert left.probability_sum == pytest.approx(0.52)
+    assert left.probability_square_sum == pytest.approx(0.52**2)
+
+
 def test_a_day_whose_rows_have_expired_counts_as_a_whole() -> None:
     made = [predicted(10.0, HAPPENED), predicted(DAY - 10.0, HAPPENED), predicted(DAY + 10.0, DID_NOT_HAPPEN)]
     cut = counts_between(counts_of(made), made[2:], DAY / 2, None)

@@ -16,6 +16,7 @@ from vllm_monitor.clock import ManualClock
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.failures import Episode, event_of
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.records import LifecycleState, StateCheckpoint
 from vllm_monitor.report import FailureScore, score_report
 
 NOW = 20_000 * DAY + 40_000.0
@@ -110,6 +111,37 @@ def test_a_prediction_before_the_range_foretells(store: PersistenceManager) -> N
     fail(store, failed(NOW - 100.0, target=A))
     overall = score_report(store, start=NOW - 150.0, now=NOW).scores.overall
     assert (overall.predictions, overall.recall, overall.leads) == (0, 1.0, (100.0,))
+
+
+def test_a_prediction_of_the_day_before_the_range_foretells(store: PersistenceManager) -> None:
+    midnight = NOW - 40_000.0
+    store.save_prediction(predicted(midnight - 100.0, target=A))
+    fail(store, failed(midnight + 50.0, target=A))
+    assert score_report(store, start=midnight, now=NOW).scores.overall.leads == (150.0,)
+
+
+def test_days_of_which_only_counts_are_left_were_watched(store: PersistenceManager, clock: ManualClock) -> None:
+    for day in range(20):
+        store.save_prediction(predicted(NOW - day * DAY, DID_NOT_HAPPEN, target=A))
+    clock.advance(55 * DAY)
+    store.cleanup_old_data()
+    assert len(store.get_predictions(limit=None)) < 10
+    found = score_report(store, now=NOW)
+    assert found.days_watched == pytest.approx(19.0 + 40_000.0 / DAY)
+    assert found.scores.overall.did_not_happen == 20
+
+
+def test_a_server_is_watched_since_its_first_checkpoint(store: PersistenceManager) -> None:
+    store.save_metric("performance", "vllm:num_requests_running", 1.0, timestamp=NOW - 9 * DAY, target=B)
+    store.save_metric("performance", "vllm:num_requests_running", 1.0, timestamp=NOW, target=A)
+    for day in (6.0, 2.0):
+        store.save_checkpoint(
+            StateCheckpoint(NOW - day * DAY, LifecycleState.SERVING, None, None, {}, {}, {}, target=A)
+        )
+    assert score_report(store, target=A, now=NOW).days_watched == pytest.approx(6.0)
+    assert score_report(store, target=A, start=NOW - DAY, now=NOW).days_watched == pytest.approx(1.0)
+    assert score_report(store, target=A, start=NOW - 5 * DAY, now=NOW).days_watched == pytest.approx(5.0)
+    assert score_report(store, now=NOW).days_watched == pytest.approx(9.0)
 
 
 def test_one_target_and_one_type(store: PersistenceManager) -> None:

@@ -25,7 +25,8 @@ from vllm_monitor.report import LeadTimes, ReliabilityBin, Scores, counts_of, sc
 PREDICTIONS = [
     predicted(1000, HAPPENED, 0.9, expected=100, interval=(50, 120)),  # 100 s before: exact, inside
     predicted(1060, HAPPENED, 0.8, expected=60, interval=(50, 90)),  # 40 s before the same failure: 20 off, outside
-    predicted(5000, HAPPENED, 0.95, expected=150),  # 200 s before: 50 off, without an interval
+    predicted(5000, HAPPENED, 0.95, expected=150, interval=(0, 199)),  # 200 s before: 50 off, outside
+    predicted(5010, HAPPENED, 0.95, expected=190),  # 190 s before: exact, without an interval
     predicted(9000, DID_NOT_HAPPEN, 0.75),
     predicted(9500, DID_NOT_HAPPEN, 0.25),
     predicted(9600, MITIGATED, 0.9),
@@ -54,13 +55,13 @@ def score(
 def test_what_became_of_them() -> None:
     stall, kv = score(PREDICTIONS, FAILURES).by_type
     assert (stall.failure_type, kv.failure_type) == (STALL, KV)  # in the order of FAILURE_TYPES
-    assert (kv.predictions, kv.happened, kv.did_not_happen) == (8, 3, 2)
+    assert (kv.predictions, kv.happened, kv.did_not_happen) == (9, 4, 2)
     assert (kv.mitigated, kv.censored, kv.open) == (1, 1, 1)
-    assert kv.precision == 3 / 5
+    assert kv.precision == 4 / 6
     assert kv.false_alarms_per_day == 1.0
     overall = score(PREDICTIONS, FAILURES).overall
-    assert (overall.failure_type, overall.predictions, overall.resolved) == (None, 9, 6)
-    assert overall.precision == 0.5
+    assert (overall.failure_type, overall.predictions, overall.resolved) == (None, 10, 7)
+    assert overall.precision == 4 / 7
     assert overall.false_alarms_per_day == 1.5
 
 
@@ -76,24 +77,24 @@ def test_recall_and_lead() -> None:
 
 def test_errors_of_the_time() -> None:
     told = score(PREDICTIONS, FAILURES).overall.time_to_failure
-    assert (told.count, told.median_seconds) == (3, 20.0)
-    assert (told.interval_count, told.interval_coverage) == (2, 0.5)
+    assert (told.count, told.median_seconds) == (4, 10.0)
+    assert (told.interval_count, told.interval_coverage) == (3, 1 / 3)
 
 
 def test_calibration() -> None:
     found = score(PREDICTIONS, FAILURES).by_type[1].calibration
-    squares = 0.1**2 + 0.2**2 + 0.05**2 + 0.75**2 + 0.25**2
-    assert (found.count, found.base_rate) == (5, 0.6)
-    assert found.brier == pytest.approx(squares / 5)
-    assert found.brier_skill == pytest.approx(1 - squares / 5 / 0.24)
-    assert found.ece == pytest.approx((0.25 + 0.75 + 0.2 + 2 * 0.075) / 5)
+    squares = 0.1**2 + 0.2**2 + 2 * 0.05**2 + 0.75**2 + 0.25**2
+    assert (found.count, found.base_rate) == (6, 4 / 6)
+    assert found.brier == pytest.approx(squares / 6)
+    assert found.brier_skill == pytest.approx(1 - squares / 6 / (4 / 6 * 2 / 6))
+    assert found.ece == pytest.approx((0.25 + 0.75 + 0.2 + (0.1 + 2 * 0.05)) / 6)
     assert [(one.low, one.high, one.count, one.happened) for one in found.bins] == [
         (0.2, 0.3, 1, 0),
         (0.7, 0.8, 1, 0),
         (0.8, 0.9, 1, 1),
-        (0.9, 1.0, 2, 2),
+        (0.9, 1.0, 3, 3),
     ]
-    assert found.bins[3].mean_probability == pytest.approx(0.925)
+    assert found.bins[3].mean_probability == pytest.approx(2.8 / 3)
     assert found.bins[3].happened_ratio == 1.0
 
 

@@ -1,10 +1,16 @@
-"""Ordinary clients for a real vLLM server: open-loop Poisson arrivals of streaming completions."""
+"""Ordinary clients for a real vLLM server: open-loop Poisson arrivals of streaming completions.
+
+``python tools/vllm_load.py URL MODEL RATE SHORTEST LONGEST LIMIT SEED`` sends them, without streaming, until it
+is killed, and prints the unix time at which the first request failed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -45,6 +51,7 @@ class LoadGenerator:
         requests_per_second: Mean rate of arrivals.
         max_tokens: Smallest and largest length of an answer.
         limit_seconds: A client gives up after so long; that request has failed.
+        stream: Have tokens sent as they come, which costs the client much more.
         seed: Same seed, same arrivals, prompts and lengths.
     """
 
@@ -56,6 +63,7 @@ class LoadGenerator:
         requests_per_second: float = 2.0,
         max_tokens: tuple[int, int] = (16, 64),
         limit_seconds: float = REQUEST_LIMIT_SECONDS,
+        stream: bool = True,
         seed: int = 1,
     ) -> None:
         self._url = f"{url}/v1/completions"
@@ -63,6 +71,7 @@ class LoadGenerator:
         self._rate = requests_per_second
         self._max_tokens = max_tokens
         self._limit_seconds = limit_seconds
+        self._stream = stream
         self.first_failed_at: float | None = None
         """Unix seconds at which the first request had failed."""
         self._random = make_random(seed)
@@ -107,7 +116,12 @@ class LoadGenerator:
             asyncio.TaskGroup() as clients,
         ):
             in_flight: set[asyncio.Task[None]] = set()
-            while not await self._ended_within(self._random.expovariate(self._rate)):
+            due_at = self._loop.time()
+            while True:
+                # On time on the whole, also where the host wakes us late: arrivals that are due come at once.
+                due_at += self._random.expovariate(self._rate)
+                if await self._ended_within(due_at - self._loop.time()):
+                    break
                 client = clients.create_task(self._request(session))
                 in_flight.add(client)
                 client.add_done_callback(in_flight.discard)
@@ -115,6 +129,9 @@ class LoadGenerator:
                 client.cancel()
 
     async def _ended_within(self, seconds: float) -> bool:
+        if seconds <= 0:
+            await asyncio.sleep(0)  # let those that are due begin
+            return self._ended.is_set()
         try:
             await asyncio.wait_for(self._ended.wait(), seconds)
         except TimeoutError:
@@ -127,12 +144,16 @@ class LoadGenerator:
             "prompt": " ".join(self._random.choices(WORDS, k=self._random.randint(5, 40))),
             "max_tokens": self._random.randint(*self._max_tokens),
             "ignore_eos": True,
-            "stream": True,
+            "stream": self._stream,
         }
         self._started += 1
         try:
             async with session.post(self._url, json=body) as answer:
-                whole = answer.status == 200 and await _streams_to_its_end(answer)
+                if self._stream:
+                    whole = answer.status == 200 and await _streams_to_its_end(answer)
+                else:
+                    choices = (await answer.json()).get("choices", ()) if answer.status == 200 else ()
+                    whole = any(choice["finish_reason"] in ("length", "stop") for choice in choices)
         except asyncio.CancelledError:
             self._abandoned += 1
             raise
@@ -161,3 +182,24 @@ async def _streams_to_its_end(answer: aiohttp.ClientResponse) -> bool:
         for choice in event["choices"]:
             reason = choice["finish_reason"] or reason
     return False
+
+
+def main() -> None:
+    """Send requests until killed."""
+    url, model, *numbers = sys.argv[1:]
+    rate, shortest, longest, limit, seed = (float(number) for number in numbers)
+    lengths = (int(shortest), int(longest))
+    load = LoadGenerator(
+        url, model, requests_per_second=rate, max_tokens=lengths, limit_seconds=limit, stream=False, seed=int(seed)
+    )
+    with load:
+        told = False
+        while True:
+            time.sleep(0.1)
+            if load.first_failed_at is not None and not told:
+                told = True
+                print(load.first_failed_at, flush=True)
+
+
+if __name__ == "__main__":
+    main()

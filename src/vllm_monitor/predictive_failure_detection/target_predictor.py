@@ -147,7 +147,8 @@ class TargetPredictor:
         forecasts = []
         for place, kind in enumerate(self._kinds):
             probability = self._recalibration[place].probability(float(stated[place]))
-            forecasts.append(forecast_of(kind, hazards[place], max(probability, rule_probability(kind, by_name))))
+            probability = max(probability, rule_probability(kind, by_name, features))
+            forecasts.append(forecast_of(kind, hazards[place], probability))
         first = None if failing else next((one for one in forecasts if one.failure_type == ANY_FAILURE), None)
         known = [(place, one) for place, one in enumerate(forecasts) if one.failure_type != ANY_FAILURE]
         self.outlook = Outlook(tuple(one for _, one in known if one.failure_type not in failing), first)

@@ -39,6 +39,8 @@ class VllmServer:
         development_routes: Offer ``/pause`` and the like.
         extra_args: Further arguments for vLLM.
         port: Where it listens; a free one unless it takes the place of another.
+        in_background: Give it only the CPU that nobody else wants, as if it had a machine of its own: its busy loops
+            would let whoever sleeps on the same machine wait for seconds.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class VllmServer:
         development_routes: bool = True,
         extra_args: Sequence[str] = (),
         port: int | None = None,
+        in_background: bool = False,
     ) -> None:
         self.port = _free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -63,6 +66,8 @@ class VllmServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        if in_background:
+            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))  # its children inherit it
 
     def __enter__(self) -> Self:
         try:

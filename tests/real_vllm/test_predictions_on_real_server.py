@@ -30,7 +30,7 @@ def server(
     vllm_environment: vllm_env.VllmEnvironment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmServer]:
     folder = tmp_path_factory.mktemp("predicted")
-    with VllmServer(vllm_environment, folder / "server.log", extra_args=SMALL) as found:
+    with VllmServer(vllm_environment, folder / "server.log", extra_args=SMALL, in_background=True) as found:
         yield found
 
 
@@ -71,7 +71,7 @@ def load(server: VllmServer, folder: Path, rate: float, max_tokens: tuple[int, i
     "loads",
     [
         pytest.param([(8.0, (600, 700))], id="long answers fill the cache"),
-        pytest.param([(rate, (250, 350)) for rate in (1.0, 2.0, 4.0, 5.0)], id="ever more requests"),
+        pytest.param([(rate, (250, 350)) for rate in (4.0, 10.0, 20.0)], id="ever more requests"),
     ],
 )
 def test_it_is_predicted_before_clients_feel_it_and_settled_over_a_restart(

@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What lies in this folder needs a real vLLM, unless it says that it needs several."""
     for item in items:
-        if HERE in item.path.parents and item.get_closest_marker("vllm_versions") is None:
+        others = (item.get_closest_marker(name) for name in ("vllm_versions", "vllm_overload"))
+        if HERE in item.path.parents and not any(others):
             item.add_marker(pytest.mark.vllm)
 
 

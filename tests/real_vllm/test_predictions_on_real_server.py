@@ -19,18 +19,21 @@ from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import FailurePrediction, PredictionOutcome
 from vllm_server import VllmServer
 
+pytestmark = pytest.mark.vllm_overload
+
 CLIENT_LIMIT_SECONDS = 30.0
 LEAST_LEAD_SECONDS = 10.0
 CAPACITY = {"kv_exhaustion", "queue_saturation", "latency_breach"}
-SMALL = ("--block-size", "32", "--num-gpu-blocks-override", "96", "--max-num-seqs", "8")
+SMALL_CACHE = ("--block-size", "32", "--num-gpu-blocks-override", "96", "--max-num-seqs", "8")
+FEW_PLACES = ("--max-num-seqs", "2")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(
-    vllm_environment: vllm_env.VllmEnvironment, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path
 ) -> Iterator[VllmServer]:
-    folder = tmp_path_factory.mktemp("predicted")
-    with VllmServer(vllm_environment, folder / "server.log", extra_args=SMALL, in_background=True) as found:
+    log = tmp_path / "server.log"
+    with VllmServer(vllm_environment, log, extra_args=request.param, in_background=True) as found:
         yield found
 
 
@@ -68,11 +71,12 @@ def load(server: VllmServer, folder: Path, rate: float, max_tokens: tuple[int, i
 
 
 @pytest.mark.parametrize(
-    "loads",
+    ("server", "loads"),
     [
-        pytest.param([(8.0, (600, 700))], id="long answers fill the cache"),
-        pytest.param([(rate, (250, 350)) for rate in (4.0, 10.0, 20.0)], id="ever more requests"),
+        pytest.param(SMALL_CACHE, [(8.0, (600, 700))], id="long answers fill the cache"),
+        pytest.param(FEW_PLACES, [(rate, (250, 350)) for rate in (1.0, 3.0, 5.0)], id="ever more requests"),
     ],
+    indirect=["server"],
 )
 def test_it_is_predicted_before_clients_feel_it_and_settled_over_a_restart(
     server: VllmServer, tmp_path: Path, loads: list[tuple[float, tuple[int, int]]]

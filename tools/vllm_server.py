@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,8 +39,8 @@ class VllmServer:
         development_routes: Offer ``/pause`` and the like.
         extra_args: Further arguments for vLLM.
         port: Where it listens; a free one unless it takes the place of another.
-        in_background: Give it only the CPU that nobody else wants, as if it had a machine of its own: its busy loops
-            would let whoever sleeps on the same machine wait for seconds.
+        cpus: Cores that it and all its processes may use; any by default. Its busy loops let whoever shares a core
+            with them wait, for seconds when there are few cores.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class VllmServer:
         development_routes: bool = True,
         extra_args: Sequence[str] = (),
         port: int | None = None,
-        in_background: bool = False,
+        cpus: Collection[int] | None = None,
     ) -> None:
         self.port = _free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -66,8 +66,8 @@ class VllmServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        if in_background:
-            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))  # its children inherit it
+        if cpus is not None:
+            os.sched_setaffinity(self._process.pid, cpus)  # at once: its children inherit it
 
     def __enter__(self) -> Self:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -32,9 +33,18 @@ FEW_PLACES = ("--max-num-seqs", "2")
 def server(
     request: pytest.FixtureRequest, vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path
 ) -> Iterator[VllmServer]:
+    """A server on one half of the cores; monitor and clients have the other."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs a core for the server and one for everybody else")
+    half = len(cores) // 2
     log = tmp_path / "server.log"
-    with VllmServer(vllm_environment, log, extra_args=request.param, in_background=True) as found:
-        yield found
+    with VllmServer(vllm_environment, log, extra_args=request.param, cpus=cores[half:]) as found:
+        os.sched_setaffinity(0, cores[:half])
+        try:
+            yield found
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 def wait_for(condition: Callable[[], bool], limit_seconds: float, what: str) -> None:

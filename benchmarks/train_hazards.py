@@ -160,12 +160,10 @@ def labels(run: Seen) -> tuple[Floats, Floats]:
             valid &= ~((times >= begin) & (times <= end))
         for begin, end in deaths:
             valid &= ~((times >= begin) & (times <= end))
-        # What followed the last five minutes is not known, unless something did.
-        valid &= (times < times[-1] - HORIZON_SECONDS) | (left <= HORIZON_SECONDS) | (run.name.startswith("healthy"))
-        if run.name.endswith(".gz"):
-            valid = run.known & (~np.isinf(left) | valid | True)
-            for begin, _, end in own:
-                valid &= ~((times >= begin) & (times <= end))
+        # What followed the last five minutes of a simulation is not known, unless something did, or nothing could. Of
+        # recordings, which are short, it is taken that nothing did.
+        if run.name.startswith(("long", "short")):
+            valid &= (times < times[-1] - HORIZON_SECONDS) | (left <= HORIZON_SECONDS)
         bins = np.searchsorted(EDGES_SECONDS[1:], left, side="left")
         for number in range(BINS):
             asked[:, place, number] = valid & (bins >= number)

@@ -40,7 +40,11 @@ def test_after_kill_minus_nine_every_old_tick_and_the_gap_are_there(
     first.communicate()
     printed = [tick for tick in lines(text) if tick["scraped_at"] is not None]
     killed_after = printed[-1]["ts"]
-    run("watch", simulator.url, "--storage-dir", store, "--interval", "0.5", "--json", "--duration", "2")
+    second = start("watch", simulator.url, "--storage-dir", store, "--interval", "0.5", "--json")
+    while lines(read_ticks(second, 1)[0])[0]["scraped_at"] is None:
+        pass
+    second.terminate()
+    second.communicate(timeout=20)
     answer = json.loads(run("query", "--storage-dir", store, "vllm:generation_tokens_total", "--json").stdout)
     (series,) = answer["series"]
     stored = [at for at, _ in series["points"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from vllm_monitor.records import (
     StateCheckpoint,
 )
 from vllm_monitor.simulator import Fault, FaultKind, ServerSettings, Simulator
+from vllm_monitor.testing.detector_contract import state_bytes
 
 OVERLOAD = Path(__file__).parents[1] / "data" / "overload_s0.jsonl.gz"
 TARGET = "http://a"
@@ -191,6 +191,17 @@ def test_predictions_of_before_a_crash_hold_the_next_ones_down(tmp_path: Path) -
     )
 
 
+def test_the_budget_of_a_day_goes_on_after_a_crash(tmp_path: Path) -> None:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "store"), synchronous=True) as store:
+        for number in range(3):
+            store.save_prediction(prediction(f"{number}", 1e9 - 1_000.0 + 330.0 * number))
+        detector = PredictiveFailureDetector(PredictionSettings(daily_budget=3), store)
+        detector.resume(TARGET)
+        filled = [snapshot(1e9 + second, filling(1e9 + second)) for second in range(60)]
+        assert [made for look in filled for made in detector.observe(look)] == []
+        assert detector.suppressed(TARGET)
+
+
 def test_what_makes_no_sense_in_a_state_is_left_out(tmp_path: Path) -> None:
     looks = pictures(OVERLOAD)
     good = TargetPredictor("x")
@@ -219,8 +230,13 @@ def test_memory_is_bounded_over_a_simulated_month() -> None:
         happened = ("queue_saturation",) if minute % 700 == 699 else ()
         predictor.observe(snapshot(1e9 + 60.0 * minute, values), happened)
         if minute % 10_000 == 9_999:
-            sizes.append(len(pickle.dumps(predictor.state())))
+            sizes.append(state_bytes(predictor.state()))
     assert max(sizes) < 1.05 * sizes[0] + 10_000
+
+
+def prediction(name: str, at: float) -> FailurePrediction:
+    state, sure = LifecycleState.SERVING, PredictionConfidence.HIGH
+    return FailurePrediction(name, at, state, None, "kv_exhaustion", 60.0, 0.7, sure, [], [], target=TARGET)
 
 
 # -- when it says nothing ----------------------------------------------------------------------------------------
@@ -282,19 +298,7 @@ def test_it_abstains_with_stale_data_and_at_first() -> None:
 
 def test_it_says_uncalibrated_until_twenty_are_resolved() -> None:
     detector = PredictiveFailureDetector()
-    one = FailurePrediction(
-        "1",
-        1e9,
-        LifecycleState.SERVING,
-        None,
-        "kv_exhaustion",
-        60.0,
-        0.7,
-        PredictionConfidence.HIGH,
-        [],
-        [],
-        target=TARGET,
-    )
+    one = prediction("1", 1e9)
     for _ in range(20):
         detector.note_resolved(one, PredictionOutcome.HAPPENED)
         detector.note_resolved(one, PredictionOutcome.CENSORED)

@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 from vllm_monitor.core.stored_states import StoredStates
-from vllm_monitor.failures import FAILURE_HAPPENED, FAILURE_OVER, Episode, Facts, FailureWatch, episodes_of
+from vllm_monitor.failures import Episode, Facts, FailureWatch, stored_episodes
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.predictive_failure_detection import (
     PredictionSettings,
     PredictionSettlement,
     PredictiveFailureDetector,
+    lead_seconds,
 )
 from vllm_monitor.records import Condition, FailurePrediction, PredictionOutcome
 
@@ -54,17 +55,8 @@ class BacktestScore:
 
     def leads(self) -> list[float]:
         """Seconds between the first prediction of each failure that was predicted, and the failure."""
-        found = []
-        for episode in self.failures:
-            ahead = [
-                episode.happened_at - one.timestamp
-                for one in self.predictions
-                if one.failure_type == episode.failure_type
-                and 0 < episode.happened_at - one.timestamp <= one.horizon_seconds
-            ]
-            if ahead:
-                found.append(max(ahead))
-        return found
+        leads = (lead_seconds(episode, self.predictions) for episode in self.failures)
+        return [lead for lead in leads if lead is not None]
 
     def as_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -114,11 +106,8 @@ def backtest_predictions(
     states = StoredStates(store.get_checkpoints(end_time=end, limit=None, target=target))
     stored = _failures(store, target, start, end)
     watch = None if stored else FailureWatch(target)
-    picture, detector, settlement = (
-        TargetPicture(target),
-        PredictiveFailureDetector(settings),
-        PredictionSettlement(target),
-    )
+    picture, detector = TargetPicture(target), PredictiveFailureDetector(settings)
+    settlement = PredictionSettlement(target)
     failures: dict[tuple[str, float], Episode] = {(one.failure_type, one.happened_at): one for one in stored}
     predictions: dict[str, FailurePrediction] = {}
     looks: list[float] = []
@@ -159,12 +148,7 @@ def backtest_predictions(
 
 
 def _failures(store: PersistenceManager, target: str, start: float, end: float) -> list[Episode]:
-    events = [
-        event
-        for event_type in (FAILURE_HAPPENED, FAILURE_OVER)
-        for event in store.get_events(event_type, start_time=start, limit=None, target=target)
-    ]
-    return [one for one in episodes_of(events) if start <= one.happened_at <= end]
+    return [one for one in stored_episodes(store, target=target, start=start) if start <= one.happened_at <= end]
 
 
 def _days_watched(looks: Sequence[float]) -> float:

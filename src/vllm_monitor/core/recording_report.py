@@ -8,6 +8,7 @@ from typing import Any
 from vllm_monitor.collectors import RecordedTruth
 from vllm_monitor.core.pipeline import Tick
 from vllm_monitor.failures import Episode
+from vllm_monitor.predictive_failure_detection import lead_seconds
 from vllm_monitor.records import FailurePrediction, PredictionOutcome
 
 __all__ = ["RecordingReport", "ScoredPrediction"]
@@ -107,18 +108,8 @@ class RecordingReport:
                     "happened_seconds": round(one.happened_at - zero, 3),
                     "ended_seconds": None if one.ended_at is None else round(one.ended_at - zero, 3),
                     "reason": one.reason,
-                    "lead_seconds": self._lead(one),
+                    "lead_seconds": lead_seconds(one, [scored.prediction for scored in self.predictions]),
                 }
                 for one in self.failures
             ],
         }
-
-    def _lead(self, episode: Episode) -> float | None:
-        """How long before a failure it was first predicted; ``None`` when it was not."""
-        leads = [
-            round(episode.happened_at - one.prediction.timestamp, 3)
-            for one in self.predictions
-            if one.prediction.failure_type == episode.failure_type
-            and 0 < episode.happened_at - one.prediction.timestamp <= one.prediction.horizon_seconds
-        ]
-        return max(leads, default=None)

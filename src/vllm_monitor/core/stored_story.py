@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from vllm_monitor.failures import FAILURE_HAPPENED, FAILURE_OVER, Episode, episodes_of
+from vllm_monitor.failures import Episode, stored_episodes
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.records import Condition, FailurePrediction, PredictionOutcome
 
@@ -50,11 +50,6 @@ def read_story(store: PersistenceManager, target: str, *, longest_hole_seconds: 
         target: The server's URL.
         longest_hole_seconds: Looks that are further apart than this have a hole between them.
     """
-    events = [
-        event
-        for event_type in (FAILURE_HAPPENED, FAILURE_OVER)
-        for event in store.get_events(event_type, limit=EVENTS_READ, target=target)
-    ]
     predictions = store.get_predictions(limit=None, target=target, outcome=PredictionOutcome.OPEN)
     first = min((one.timestamp for one in predictions), default=None)
     attempts = (
@@ -62,7 +57,7 @@ def read_story(store: PersistenceManager, target: str, *, longest_hole_seconds: 
     )
     seen = [sample["timestamp"] for sample in store.latest(target=target)]
     return StoredStory(
-        failures=episodes_of(events),
+        failures=stored_episodes(store, target=target, limit=EVENTS_READ),
         predictions=predictions,
         watched=_watched(store, target, predictions, longest_hole_seconds),
         mitigations=[one.timestamp for one in attempts],

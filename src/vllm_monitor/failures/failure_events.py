@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from vllm_monitor.failures.watch import Episode
+from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.records import Event, Severity
 
-__all__ = ["FAILURE_HAPPENED", "FAILURE_OVER", "episodes_of", "event_of"]
+__all__ = ["FAILURE_HAPPENED", "FAILURE_OVER", "episodes_of", "event_of", "stored_episodes"]
 
 FAILURE_HAPPENED = "failure_happened"
 FAILURE_OVER = "failure_over"
@@ -68,6 +69,24 @@ def episodes_of(events: Iterable[Event]) -> list[Episode]:
         unseen = facts.get("ended_unseen") is True
         found[key] = replace(episode, ended_at=ended, ended_unseen=unseen) if _is_time(ended) else episode
     return sorted(found.values(), key=lambda one: one.happened_at)
+
+
+def stored_episodes(
+    store: PersistenceManager, *, target: str | None = None, start: float | None = None, limit: int | None = None
+) -> list[Episode]:
+    """Failures that a store holds, oldest first. Not for an event loop.
+
+    Args:
+        store: The store.
+        target: Only of this server; ``None`` for all.
+        start: Only what happened, or ended, at or after this time (unix seconds).
+        limit: Newest events read of either kind; ``None`` for all.
+    """
+    return episodes_of(
+        event
+        for event_type in (FAILURE_HAPPENED, FAILURE_OVER)
+        for event in store.get_events(event_type, start, limit=limit, target=target)
+    )
 
 
 def _is_time(value: object) -> TypeGuard[float]:

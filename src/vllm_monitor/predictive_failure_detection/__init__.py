@@ -2,6 +2,7 @@
 
 from vllm_monitor.predictive_failure_detection.failure_detector import PredictiveFailureDetector
 from vllm_monitor.predictive_failure_detection.hazards import HORIZON_SECONDS, Forecast
+from vllm_monitor.predictive_failure_detection.lead import lead_seconds
 from vllm_monitor.predictive_failure_detection.predictor_door import Predictor
 from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
 from vllm_monitor.predictive_failure_detection.settlement import PredictionSettlement, Settled
@@ -16,4 +17,5 @@ __all__ = [
     "PredictiveFailureDetector",
     "Predictor",
     "Settled",
+    "lead_seconds",
 ]

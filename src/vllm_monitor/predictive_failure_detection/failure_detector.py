@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_monitor.errors import StorageError
+from vllm_monitor.errors import RecordNotFoundError, StorageError
 from vllm_monitor.failures import Episode
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot
@@ -139,7 +139,8 @@ class PredictiveFailureDetector:
         store = self._store
         if store is not None:
             try:
-                for one in store.get_predictions(limit=self.settings.daily_budget, target=target):
+                newest_first = store.get_predictions(limit=self.settings.daily_budget, target=target)
+                for one in reversed(newest_first):
                     predictor.note_prediction(one.failure_type, one.timestamp)
                 predictor.resolved = {}
                 for score in store.get_prediction_scores(target=target):
@@ -179,9 +180,9 @@ class PredictiveFailureDetector:
             return
         name = model_name_of(predictor.target)
         try:
-            if not any(one.model_name == name for one in self._store.list_models()):
-                return
             state, _ = self._store.load_model(name)
+        except RecordNotFoundError:
+            return  # it was never watched before
         except StorageError as error:
             _LOG.warning("what was learned of %s cannot be read: %s", predictor.target, error)
             return

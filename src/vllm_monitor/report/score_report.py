@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm_monitor.errors import ConfigurationError
-from vllm_monitor.failures import FAILURE_HAPPENED, FAILURE_OVER, Episode, episodes_of
+from vllm_monitor.failures import Episode, stored_episodes
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.records import FailurePrediction, PredictionScore
 from vllm_monitor.report.daily_counts import DAY_SECONDS, counts_between, day_start_of, rows_complete_since
@@ -136,12 +136,8 @@ def score_report(
 def _failures(
     store: PersistenceManager, target: str | None, failure_type: str | None, reach: float | None
 ) -> list[Episode]:
-    events = [
-        event
-        for event_type in (FAILURE_HAPPENED, FAILURE_OVER)
-        for event in store.get_events(event_type, reach, None, limit=None, target=target)
-    ]
-    return [one for one in episodes_of(events) if failure_type in (None, one.failure_type)]
+    found = stored_episodes(store, target=target, start=reach)
+    return [one for one in found if failure_type in (None, one.failure_type)]
 
 
 def _traces(

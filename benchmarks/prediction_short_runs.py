@@ -18,8 +18,14 @@ __all__ = ["short_run"]
 FAULTY_SECONDS, HEALTHY_SECONDS = 1_500.0, 3_600.0
 
 
-def short_run(seed: int, *, healthy: bool) -> Run:
-    """One run; the same seed gives the same run."""
+def short_run(seed: int, *, healthy: bool, busy: bool = False) -> Run:
+    """One run; the same seed gives the same run.
+
+    Args:
+        seed: Of the dice.
+        healthy: Nothing fails; bursts and idling alone.
+        busy: There is always something to do, and nothing but that.
+    """
     dice = random.Random(seed)
     engine = EngineSettings(
         max_num_seqs=dice.choice([16, 32, 64, 128]),
@@ -31,7 +37,7 @@ def short_run(seed: int, *, healthy: bool) -> Run:
         seconds_per_sequence=dice.uniform(1e-4, 1e-3),
     )
     load = LoadSettings(
-        requests_per_second=dice.uniform(0.3, 3.5),
+        requests_per_second=dice.uniform(1.5, 3.5) if busy else dice.uniform(0.3, 3.5),
         mean_prompt_tokens=dice.uniform(60.0, 300.0),
         mean_output_tokens=dice.uniform(40.0, 150.0),
     )
@@ -40,7 +46,7 @@ def short_run(seed: int, *, healthy: bool) -> Run:
     simulator = Simulator(
         ServerSettings(engine=engine, load=load, memory_limit_bytes=limit_bytes),
         seed=seed,
-        faults=_faults(dice, seconds, healthy=healthy),
+        faults=[] if busy else _faults(dice, seconds, healthy=healthy),
         start_time=START,
     )
     count = int(seconds)

@@ -3,8 +3,9 @@
 ``python benchmarks/train_hazards.py [--recordings FOLDER] [--output FILE]``
 
 Development data (docs/prediction.md): the long simulated runs of seeds 1 to 52, short ones of seeds 1 to 60, healthy
-ones of seeds 1 to 14, and recordings of real servers. One layer of rectified units and a logistic regression for each
-failure type and bin of time are fitted together (Adam, weight decay, dropout on the inputs).
+ones of seeds 1 to 14 and, with a cache that is held full, 15 to 30, and recordings of real servers. One layer of
+rectified units and a logistic regression for each failure type and bin of time are fitted together (Adam, weight decay,
+dropout on the inputs).
 """
 
 from __future__ import annotations
@@ -34,12 +35,17 @@ from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.picture import Snapshot
 from vllm_monitor.predictive_failure_detection.detectors import make_detectors
 from vllm_monitor.predictive_failure_detection.features import FeatureExtractor
-from vllm_monitor.predictive_failure_detection.hazards import ANY_FAILURE, EDGES_SECONDS, HORIZON_SECONDS
+from vllm_monitor.predictive_failure_detection.hazards import (
+    ANY_FAILURE,
+    EDGES_SECONDS,
+    HORIZON_SECONDS,
+    may_speak,
+)
 from vllm_monitor.records import FAILURE_TYPES, Condition
 
 Floats = NDArray[np.float32]
 
-LONG, SHORT, HEALTHY = range(1, 53), range(1, 61), range(1, 15)
+LONG, SHORT, HEALTHY, HELD = range(1, 53), range(1, 61), range(1, 15), range(15, 31)
 TRAINED = ("kv_exhaustion", "queue_saturation", "latency_breach", "engine_stall", "memory_exhaustion")
 UNITS, EPOCHS, BATCH, RATE, DECAY, DROPOUT, NOISE = 64, 20, 512, 2e-3, 2e-5, 0.02, 0.08
 BINS = len(EDGES_SECONDS) - 1
@@ -126,6 +132,18 @@ def short_seen(seed: int, *, healthy: bool) -> Seen:
     return of_run(f"{'healthy' if healthy else 'short'} {seed}", short_run(seed, healthy=healthy), 0.5)
 
 
+def held_seen(seed: int) -> Seen:
+    """A healthy run with long requests that hold a part of the cache all the time: a level alone is no sign."""
+    dice = np.random.default_rng(seed)
+    run = short_run(seed, healthy=True, busy=True)
+    names = [one.name for one in run.layout.series]
+    cache, running = names.index("vllm:kv_cache_usage_perc"), names.index("vllm:num_requests_running")
+    level, drift = dice.uniform(0.25, 0.93), 0.02 * np.sin(run.times / dice.uniform(20.0, 120.0))
+    run.pages[:, cache] = np.minimum(0.97, np.maximum(run.pages[:, cache], level + drift))
+    run.pages[:, running] += dice.integers(1, 24)
+    return of_run(f"healthy {seed}", run, 0.5)
+
+
 def recorded_seen(path: Path) -> Seen:
     """A recording of a real server."""
     recording = read_recording(path)
@@ -206,8 +224,18 @@ def _logistic(logits: Floats) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -9.0, 9.0))), dtype=np.float32)
 
 
-def fit(x: Floats, y: Floats, asked: Floats, weight: Floats, seed: int) -> Net:
-    """Adam (Kingma and Ba, 2015) on the sum of the logistic losses."""
+def fit(x: Floats, y: Floats, asked: Floats, weight: Floats, speaks: Floats, seed: int) -> Net:
+    """Adam (Kingma and Ba, 2015) on the sum of the logistic losses.
+
+    Args:
+        x: (looks, inputs).
+        y: (looks, types and bins).
+        asked: Likewise.
+        weight: (looks,).
+        speaks: (types, inputs): 1 where an input may say something of a type; combinations are made of those alone
+            that may speak of all.
+        seed: Of the dice.
+    """
     dice = np.random.default_rng(seed)
     inputs, outputs = x.shape[1], y.shape[1]
     net = Net(
@@ -216,6 +244,9 @@ def fit(x: Floats, y: Floats, asked: Floats, weight: Floats, seed: int) -> Net:
         np.concatenate([np.zeros((inputs, outputs)), dice.normal(size=(UNITS, outputs)) * 0.05]).astype(np.float32),
         np.full(outputs, -4.0, np.float32),
     )
+    of_units = np.broadcast_to(speaks.min(axis=0)[:, None], net.units.shape)
+    of_slope = np.concatenate([np.repeat(speaks, BINS, axis=0).T, np.ones((UNITS, outputs), np.float32)])
+    net.units *= of_units
     means, squares = ([np.zeros_like(part) for part in net.parts()] for _ in range(2))
     step = 0
     for epoch in range(EPOCHS):
@@ -242,6 +273,8 @@ def fit(x: Floats, y: Floats, asked: Floats, weight: Floats, seed: int) -> Net:
                 np.add(square, 0.001 * (gradient**2 - square), out=square)
                 move = rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
                 np.subtract(part, move, out=part)
+            net.units *= of_units
+            net.slope *= of_slope
     return net
 
 
@@ -252,6 +285,7 @@ def collect(recordings: Path | None) -> list[Seen]:
         runs = list(pool.map(partial(long_seen, traces=traces), LONG))
         runs += pool.map(partial(short_seen, healthy=False), SHORT)
         runs += pool.map(partial(short_seen, healthy=True), HEALTHY)
+        runs += pool.map(held_seen, HELD)
         if recordings is not None:
             runs += pool.map(recorded_seen, sorted(recordings.glob("*_s?.jsonl.gz")))
     return runs
@@ -315,8 +349,9 @@ def main() -> None:
     y, asked = (np.concatenate([pair[part] for pair in pairs]).reshape(len(x), -1) for part in (0, 1))
     weight = np.concatenate([np.full(len(run.times), run.weight, np.float32) for run in runs])
     used = asked.any(axis=1)
-    net = fit(x[used], y[used], asked[used], weight[used], seed=3)
     names = [name for detector in make_detectors() for name in detector.outputs]
+    speaks = may_speak(names, (*TRAINED, ANY_FAILURE)).astype(np.float32)
+    net = fit(x[used], y[used], asked[used], weight[used], speaks, seed=3)
     found = document(net, names, {}, options.version)
     options.output.write_text(json.dumps(found, separators=(",", ":")) + "\n", "utf-8")
 

@@ -71,7 +71,7 @@ def test_the_command_compares_settings(folder: Path) -> None:
     )
     assert run.exit_code == 0, run.output
     lines = [json.loads(line) for line in run.output.splitlines()]
-    assert [line["settings"] for line in lines] == ["as watched", "as it is now", "least_probability 0.95"]
+    assert [line["settings"] for line in lines] == ["as watched", "by today's predictor", "least_probability 0.95"]
     assert lines[0]["failures"] == lines[1]["failures"] > 0
     assert lines[0]["failures_predicted"] > 0
     words = CliRunner().invoke(app, ["backtest", "--storage-dir", str(folder), "--since", "1h"])

@@ -146,7 +146,7 @@ def test_keys_of_what_is_stored(store: Path, name: str, arguments: list[str], be
 
 def test_keys_of_the_demo() -> None:
     nothing_stored: Any = SimpleNamespace(persistence_manager=None)
-    report = demo._report(demo._plan(45.0), [], nothing_stored, 45.0)
+    report = demo._report(demo._plan(45.0), [], nothing_stored, 45.0, kept=False)
     assert_documented(report, "JSON of demo")
 
 

@@ -20,15 +20,20 @@ def made(guard: FloodGuard, calls: str, *, step: float = 1.0, kind: str = "engin
 def test_two_of_three_looks_must_call() -> None:
     assert made(FloodGuard(), "x..x..x") == []
     assert made(FloodGuard(), "x.x") == [2.0]
-    assert made(FloodGuard(), "xx") == [1.0]
+    assert made(FloodGuard(), "xx") == [], "one second is a burst"
+    assert made(FloodGuard(), "xx", step=5.0) == [5.0]
+    assert made(FloodGuard(), "xxx") == [2.0]
+    assert made(FloodGuard(), "x" * 9, step=0.25) == [2.0]
+    assert made(FloodGuard(), "x.......x", step=0.25) == [2.0]
+    assert made(FloodGuard(), "x" + "." * 12 + "x", step=0.25) == []
 
 
 def test_a_prediction_holds_the_next_one_of_its_type_down() -> None:
     guard = FloodGuard(hold_down_seconds=10.0)
-    assert made(guard, "x" * 25) == [1.0, 11.0, 21.0]
-    assert made(FloodGuard(hold_down_seconds=10.0), "xx", kind="api_death") == [1.0]
-    assert guard.allows("api_death", calls=True, now=22.0) is False, "a type of its own is debounced by itself"
-    assert guard.allows("api_death", calls=True, now=23.0) is True
+    assert made(guard, "x" * 25) == [2.0, 12.0, 22.0]
+    assert made(FloodGuard(hold_down_seconds=10.0), "xxx", kind="api_death") == [2.0]
+    assert guard.allows("api_death", calls=True, now=25.0) is False, "a type of its own is debounced by itself"
+    assert guard.allows("api_death", calls=True, now=27.0) is True
 
 
 def test_the_budget_of_a_day_is_kept_and_what_it_holds_back_is_counted_once() -> None:
@@ -40,8 +45,8 @@ def test_the_budget_of_a_day_is_kept_and_what_it_holds_back_is_counted_once() ->
 
 def test_a_clock_that_was_set_back_does_not_silence_it() -> None:
     guard = FloodGuard(hold_down_seconds=100.0)
-    assert [guard.allows("a", calls=True, now=now) for now in (1e6, 1e6 + 1)] == [False, True]
-    assert guard.allows("a", calls=True, now=5.0)
+    assert [guard.allows("a", calls=True, now=now) for now in (1e6, 1e6 + 2)] == [False, True]
+    assert [guard.allows("a", calls=True, now=now) for now in (5.0, 7.0)] == [False, True]
 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(0, 299))

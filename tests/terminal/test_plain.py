@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from vllm_monitor.picture.snapshot import Snapshot
-from vllm_monitor.records import Condition
+from vllm_monitor.records import Condition, Event, Severity
 from vllm_monitor.terminal import LiveView, StoreLine
 
 Picture = Callable[..., Snapshot]
@@ -74,3 +74,30 @@ def test_the_last_summary_names_the_troubles_that_were(
         for tick, condition in enumerate(conditions):
             view.update([picture(tick, condition=condition)], [], STORE)
     assert "also seen: stalled 3.0 s in 2 spells" in text_of(console)
+
+
+def test_predictions_failures_and_alerts_are_lines_of_their_own(
+    picture: Picture, console_of: ConsoleOf, text_of: TextOf, start_time: float
+) -> None:
+    console = console_of(width=200)
+    told = [
+        Event(timestamp=start_time, event_type=kind, message=f"{kind} it is", severity=severity, target="http://a")
+        for kind, severity in (
+            ("failure_predicted", Severity.WARNING),
+            ("failure_happened", Severity.CRITICAL),
+            ("prediction_resolved", Severity.INFO),
+            ("alert_firing", Severity.WARNING),
+            ("condition_changed", Severity.WARNING),
+            ("watch_started", Severity.INFO),
+        )
+    ]
+    with LiveView(console=console) as view:
+        view.update([picture(0)], told, STORE)
+        view.update([picture(1)], told, STORE)
+    lines = [line.partition(" ")[2] for line in text_of(console).splitlines()]
+    assert [line for line in lines if "it is" in line] == [
+        "http://a warning: failure_predicted it is",
+        "http://a critical: failure_happened it is",
+        "http://a info: prediction_resolved it is",
+        "http://a warning: alert_firing it is",
+    ]

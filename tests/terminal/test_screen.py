@@ -11,7 +11,17 @@ from rich.cells import cell_len
 from vllm_monitor.clock import ManualClock
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.plugin_system import Panel
-from vllm_monitor.records import Condition, Event, GpuInfo, HostPressure, LifecycleState, ProcessInfo, Severity
+from vllm_monitor.records import (
+    Condition,
+    Event,
+    FailurePrediction,
+    GpuInfo,
+    HostPressure,
+    LifecycleState,
+    PredictionConfidence,
+    ProcessInfo,
+    Severity,
+)
 from vllm_monitor.terminal import LiveView, StoreLine
 from vllm_monitor.terminal.conditions import URGENCY_ORDER, condition_label
 
@@ -366,3 +376,27 @@ def test_any_picture_fits_any_screen(
 def test_every_condition_has_a_place_and_words() -> None:
     assert sorted(URGENCY_ORDER) == sorted(Condition)
     assert condition_label(Condition.ENGINE_DEAD) == "ENGINE DEAD"
+
+
+def test_open_predictions_stand_on_the_screen_with_what_speaks_for_them(
+    picture: Picture, lines_of: Lines, start_time: float
+) -> None:
+    view = LiveView()
+    reasons = ["the KV cache is 93 % full, full in 3 s at this rate", "4 requests wait, 0.3 more each second"]
+    one = FailurePrediction(
+        "p",
+        start_time,
+        LifecycleState.SERVING,
+        None,
+        "kv_exhaustion",
+        40.0,
+        0.84,
+        PredictionConfidence.HIGH,
+        reasons,
+        [],
+        target=picture(0).target,
+    )
+    view.update([picture(10)], [], STORE, (), [one])
+    text = "\n".join(lines_of(view, 80, 40))
+    assert "kv_exhaustion 84%, uncalibrated, expected in 30 s" in text
+    assert all(reason in " ".join(text.split()) for reason in reasons)

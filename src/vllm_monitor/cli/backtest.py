@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["backtest"]
 
+LEAST_DAYS = 0.25
+"""From fewer, false alarms a day cannot be told."""
+
 
 def backtest(
     storage_dir: StorageDirOption = None,
@@ -60,7 +63,7 @@ def backtest(
     with open_store(storage_dir, backend) as store:
         for url in [one for one in store.list_targets() if one and wanted in (None, one)]:
             scores.append(stored_score(store, url, end - seconds, end))
-            runs = [(usual, "as it is now")] + ([(changed, words)] if words else [])
+            runs = [(usual, "by today's predictor")] + ([(changed, words)] if words else [])
             for settings, called in runs:
                 bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
                 with bar:
@@ -82,7 +85,9 @@ def backtest(
         for score in scores:
             typer.echo(dumps(score.as_json()))
     elif not scores:
-        typer.echo("the store has seen no server yet")
+        typer.echo(
+            "the store has seen no server yet" if target is None else f"the store has never seen {clean(target)}"
+        )
     else:
         _print(scores)
 
@@ -117,14 +122,24 @@ def _print(scores: list[BacktestScore]) -> None:
         found = score.as_json()
         if score.target != last:
             last = score.target
-            typer.echo(f"{clean(score.target)}: {found['failures']} failures in {found['days']:.2f} days")
+            typer.echo(f"{clean(score.target)}: {found['failures']} failures in {_spent(found['days'])}")
         lead = found["median_lead_seconds"]
         ahead = "" if lead is None else f", {lead:.0f} s before (median)"
         rate = found["false_alarms_per_day"]
-        often = "" if rate is None else f" ({rate:.1f} a day)"
+        often = "" if rate is None or found["days"] < LEAST_DAYS else f" ({rate:.1f} a day)"
         predicted = f"{found['failures_predicted']} of {found['failures']} failures predicted{ahead}"
         outcomes = (
             f"{found['happened']} happened, {found['did_not_happen']} did not{often}, {found['mitigated']} mitigated, "
             f"{found['censored']} censored, {found['open']} open"
         )
         typer.echo(f"  {score.settings}: {predicted}; {found['predictions']} predictions: {outcomes}")
+        for kind, (failed, foretold, lead) in score.by_type().items():
+            before = "" if lead is None else f", {lead:.0f} s before"
+            typer.echo(f"    {kind}: {foretold} of {failed} predicted{before}")
+
+
+def _spent(days: float) -> str:
+    """A time in words of its size."""
+    from vllm_monitor.terminal.format import duration
+
+    return duration(days * 86_400.0)

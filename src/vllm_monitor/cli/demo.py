@@ -67,7 +67,7 @@ def demo(
                     _announce(simulator.url, plans, duration)
                 _run(monitor, duration, quiet=json)
             _recognise(plans, ticks, began)
-            report = _report(plans, ticks, monitor, duration)
+            report = _report(plans, ticks, monitor, duration, kept=storage_dir is not None)
         finally:
             monitor.close()
     _print(report, as_json=json)
@@ -76,17 +76,18 @@ def demo(
 def _plan(duration: float) -> list[_Plan]:
     from vllm_monitor.simulator import parse_fault
 
-    freeze, overload, crash = 0.2 * duration, 0.5 * duration, 0.8 * duration
+    # The overload comes first: nothing is predicted in the first seconds, nor while a server recovers from a freeze.
+    overload, freeze, crash = 0.47 * duration, 0.7 * duration, 0.9 * duration
     return [
         _Plan(
-            parse_fault(f"freeze@{freeze:g}+{0.22 * duration:g}"),
-            "engine frozen (its /health says 200 all along)",
-            frozenset({"stalled"}),
-        ),
-        _Plan(
-            parse_fault(f"overload@{overload:g}+{0.2 * duration:g},rate_multiplier=8"),
+            parse_fault(f"overload@{overload:g}+{0.14 * duration:g},rate_multiplier=14"),
             "more requests than it can serve",
             frozenset({"saturated"}),
+        ),
+        _Plan(
+            parse_fault(f"freeze@{freeze:g}+{0.17 * duration:g}"),
+            "engine frozen (its /health says 200 all along)",
+            frozenset({"stalled"}),
         ),
         _Plan(
             parse_fault(f"crash@{crash:g},restart=0"),
@@ -127,8 +128,17 @@ def _recognise(plans: list[_Plan], ticks: list[Tick], began: float) -> None:
                 break
 
 
-def _report(plans: list[_Plan], ticks: list[Tick], monitor: VLLMMonitor, duration: float) -> dict[str, Any]:
+def _report(
+    plans: list[_Plan], ticks: list[Tick], monitor: VLLMMonitor, duration: float, *, kept: bool
+) -> dict[str, Any]:
     statistics: dict[str, Any] = {}
+    predictions = [one for tick in ticks for one in tick.predictions]
+    leads = {
+        one.prediction.prediction_id: round(one.lead_seconds, 1)
+        for tick in ticks
+        for one in tick.settled
+        if one.lead_seconds is not None
+    }
     if monitor.persistence_manager is not None:
         monitor.persistence_manager.flush_all()
         statistics = monitor.persistence_manager.get_statistics()
@@ -147,6 +157,15 @@ def _report(plans: list[_Plan], ticks: list[Tick], monitor: VLLMMonitor, duratio
         "health_was_200_while_stalled": any(
             tick.snapshot.condition.value == "stalled" and tick.snapshot.health_status == 200 for tick in ticks
         ),
+        "predicted": [
+            {
+                "failure_type": one.failure_type,
+                "probability": round(one.probability, 2),
+                "lead_seconds": leads.get(one.prediction_id),
+            }
+            for one in predictions
+        ],
+        "is_kept": kept,
         "samples_stored": statistics.get("counts", {}).get("metrics", 0),
         "bytes_on_disk": statistics.get("bytes", 0),
     }
@@ -174,6 +193,12 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
     console.print(table)
     if report["health_was_200_while_stalled"]:
         console.print("While the engine was stalled, /health went on saying 200.")
+    for one in report["predicted"]:
+        lead = one["lead_seconds"]
+        ahead = "it did not come to it" if lead is None else f"{lead:.0f} s before it happened"
+        console.print(f"Predicted: {one['failure_type']} ({one['probability']:.0%}), {ahead}.")
     console.print(
         f"{report['ticks']} ticks, {report['samples_stored']} samples stored in {report['bytes_on_disk']} bytes."
     )
+    if not report["is_kept"]:
+        console.print("The store of this demo is gone; --storage-dir keeps it, for events, report and all the rest.")

@@ -133,7 +133,7 @@ def replay(
             total = count_ticks(recording, interval)
             bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
             with bar:
-                for tick in bar.track(ticks, total=total, description=escape(name)):
+                for tick in bar.track(ticks, total=total, description=escape(clean(name))):
                     told.add(tick)
                     score.add(tick)
             if recording.malformed_lines:
@@ -157,7 +157,7 @@ def _print_timeline(console: Console, told: ReplayReport) -> None:
 
     from rich.markup import escape
 
-    console.print(f"[bold]{escape(told.recording)}[/bold]: {told.ticks} ticks")
+    console.print(f"[bold]{escape(clean(told.recording))}[/bold]: {told.ticks} ticks")
     lines = [(entry["ts"], entry["condition"], entry["reason"]) for entry in told.timeline]
     for alert in told.alerts:
         words = f"{alert['name']} {alert['state']} ({alert['severity']}): {alert['message']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vllm_monitor.cli.options import clean
@@ -19,19 +20,19 @@ def print_report(console: Console, report: RecordingReport) -> None:
     from rich.markup import escape
 
     found = report.as_json()
-    console.print(f"[bold]{escape(clean(report.recording))}[/bold]: {_situation(found)}", soft_wrap=True)
+    console.print(f"[bold]{escape(clean(report.recording))}[/bold]: {escape(clean(_situation(found)))}", soft_wrap=True)
     told = [(one["seconds"], _predicted(one)) for one in found["predictions"]]
     told += [(one["happened_seconds"], _happened(one)) for one in found["failures"]]
     for seconds, words in sorted(told):
         console.print(f"  {seconds:+8.1f} s  {escape(clean(words))}", soft_wrap=True)
     if not told:
-        console.print("  nothing was predicted, and nothing failed")
+        console.print("  nothing was predicted, and the server did not fail")
 
 
 def _situation(found: dict[str, Any]) -> str:
     parts = [f"{found['ticks']} looks"]
-    if found["fault"]:
-        parts.append(f"{found['fault']} injected at 0 s")
+    if found["injected_at"] is not None:
+        parts.append("the injection is at 0 s")
     if found["first_client_error_seconds"] is not None:
         parts.append(f"first client error at {found['first_client_error_seconds']:+.1f} s")
     if found["requests"]:
@@ -41,7 +42,7 @@ def _situation(found: dict[str, Any]) -> str:
 
 def _predicted(one: dict[str, Any]) -> str:
     words = (
-        f"predicted {one['failure_type']}: {one['probability']:.0%} within 300 s, expected in "
+        f"predicted {one['failure_type']}: {one['probability']:.0%} within 300 s, {_sure(one)}expected in "
         f"{one['time_to_failure']:.0f} s ({one['time_to_failure_low']:.0f} to {one['time_to_failure_high']:.0f})"
     )
     if one["lead_seconds"] is not None:
@@ -53,6 +54,10 @@ def _predicted(one: dict[str, Any]) -> str:
     return f"{words}. {'; '.join(one['contributing_factors'])}"
 
 
+def _sure(one: dict[str, Any]) -> str:
+    return "" if one["calibrated"] else "uncalibrated, "
+
+
 def _happened(one: dict[str, Any]) -> str:
     lead = "not predicted" if one["lead_seconds"] is None else f"predicted {one['lead_seconds']:.1f} s before"
     end = "" if one["ended_seconds"] is None else f", over at {one['ended_seconds']:+.1f} s"
@@ -60,23 +65,27 @@ def _happened(one: dict[str, Any]) -> str:
 
 
 def print_summary(console: Console, reports: list[RecordingReport]) -> None:
-    """One line for each recording."""
+    """A line for each failure type of each recording that was predicted or has happened."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("recording", "predicted at", "failed at", "first client error", "lead before it", "false alarms")
+    table = Table(title="seconds from the injection, or from the beginning where nothing was injected")
+    for name in ("recording", "failure type", "predicted", "happened", "client error", "became of it"):
+        table.add_column(name, overflow="fold")
     for report in reports:
         found = report.as_json()
-        first = min(found["predictions"], key=lambda one: one["seconds"], default=None)
-        failed = min(found["failures"], key=lambda one: one["happened_seconds"], default=None)
         error = found["first_client_error_seconds"]
-        before = None if first is None or error is None or first["seconds"] >= error else error - first["seconds"]
-        table.add_row(
-            escape(clean(report.recording)),
-            "-" if first is None else f"{first['seconds']:+.1f} s {first['failure_type']}",
-            "-" if failed is None else f"{failed['happened_seconds']:+.1f} s {failed['failure_type']}",
-            "-" if error is None else f"{error:+.1f} s",
-            "-" if before is None else f"{before:.1f} s",
-            str(sum(one["outcome"] == "did_not_happen" for one in found["predictions"])),
-        )
+        kinds = dict.fromkeys(one["failure_type"] for one in (*found["predictions"], *found["failures"]))
+        for kind in kinds or {"nothing": None}:
+            predictions = [one for one in found["predictions"] if one["failure_type"] == kind]
+            failures = [one["happened_seconds"] for one in found["failures"] if one["failure_type"] == kind]
+            outcomes = Counter(one["outcome"].replace("_", " ") for one in predictions)
+            table.add_row(
+                escape(clean(report.recording)),
+                kind,
+                "-" if not predictions else f"{min(one['seconds'] for one in predictions):+.1f}",
+                "-" if not failures else f"{min(failures):+.1f}",
+                "-" if error is None else f"{error:+.1f}",
+                ", ".join(f"{number} {words}" for words, number in outcomes.items()) or "-",
+            )
     console.print(table)

@@ -16,6 +16,7 @@ from vllm_monitor.cli.options import (
     parse_duration,
 )
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.records import FAILURE_TYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +98,8 @@ def _print_tables(found: ScoreReport) -> None:
         is_part = any(one is not None for one in (found.target, found.failure_type, found.start))
         of_that = " of that server, type and time" if is_part else ""
         console.print(f"no prediction and no failure is stored{of_that}", soft_wrap=True)
+        if found.failure_type not in (None, *FAILURE_TYPES):
+            console.print(f"types of ours are {', '.join(FAILURE_TYPES)}", soft_wrap=True)
         return
     watched = "no time that was watched"
     if found.watched_from is not None and found.watched_until is not None:

@@ -93,7 +93,7 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
         console.print("the store has seen no server yet")
         return
     table = Table()
-    for name in ("target", "condition", "state", "since", "last page", "alerts", "reason"):
+    for name in ("target", "condition", "state", "since", "last page", "alerts", "predicted", "reason"):
         table.add_column(name, overflow="fold")
     for entry in targets:
         table.add_row(
@@ -101,6 +101,7 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
             _ago(entry["since"], now),
             _ago(entry["last_page_at"], now),
             escape(clean("\n".join(f"{one['name']} ({_ago(one['since'], now)})" for one in entry["alerts"]) or "-")),
+            escape(clean("\n".join(map(_expected, entry["predictions"])) or "-")),
             escape(clean(entry["reason"] or "-")),
         )
     console.print(table)
@@ -125,6 +126,11 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
             prediction_as_json(one) for one in store.get_predictions(limit=None, target=target, outcome="open")[::-1]
         ],
     }
+
+
+def _expected(prediction: dict[str, Any]) -> str:
+    sure = "" if prediction["calibrated"] else " uncalibrated"
+    return f"{prediction['failure_type']} {prediction['probability']:.0%}{sure}"
 
 
 def _ago(timestamp: float | None, now: float) -> str:

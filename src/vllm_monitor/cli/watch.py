@@ -152,8 +152,14 @@ def show(monitor: VLLMMonitor, duration_seconds: float | None) -> None:
                 continue
             ticked.clear()
             fresh = [events.popleft() for _ in range(len(events))] + monitor.plugin_manager.take_events()
-            snapshots = [tick.snapshot for tick in monitor.latest().values()]
-            view.update(snapshots, fresh, store_lines.newest(), monitor.plugin_manager.panels())
+            ticks = list(monitor.latest().values())
+            view.update(
+                [tick.snapshot for tick in ticks],
+                fresh,
+                store_lines.newest(),
+                monitor.plugin_manager.panels(),
+                [prediction for tick in ticks for prediction in tick.expected],
+            )
             done.wait(timeout=0.2)  # many targets: draw a few times a second, not once per target
         monitor.stop()
         view.update([tick.snapshot for tick in monitor.latest().values()], [], store_lines.newest(count=True))

@@ -389,6 +389,8 @@ class VLLMMonitor(MonitorVerbs):
                 finally:
                     await self._learned.let_go(pipeline)
                     await asyncio.to_thread(self.predictive_detector.save, target.url)
+                    if target.url not in self._targets:
+                        self.predictive_detector.forget(target.url)
         finally:
             self._leading.discard(target.url)
             if self.persistence_manager is not None:

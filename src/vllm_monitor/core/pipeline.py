@@ -6,7 +6,7 @@ Deterministic given the observations and the times of the ticks, so that a recor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
@@ -66,6 +66,8 @@ class Tick:
         predictions: New predictions.
         settled: Predictions of which it is known now what became of them.
         expected: Predictions that are open after it, oldest first.
+        abstains: Why nothing is predicted at the moment; empty when something might be.
+        suppressed: Predictions that the daily budget has held back, by failure type.
     """
 
     snapshot: Snapshot
@@ -77,6 +79,8 @@ class Tick:
     predictions: tuple[FailurePrediction, ...] = ()
     settled: tuple[Settled, ...] = ()
     expected: tuple[FailurePrediction, ...] = ()
+    abstains: str = ""
+    suppressed: Mapping[str, int] = field(default_factory=dict)
 
 
 class TargetPipeline:
@@ -142,7 +146,7 @@ class TargetPipeline:
         """
         if self._store is None:
             return
-        story = read_story(self._store, self.target, longest_hole_seconds=self._longest_hole)
+        story = read_story(self._store, self.target, now=now, longest_hole_seconds=self._longest_hole)
         self._failures.resume(story.failures, now, story.last_seen)
         self._predictions.resume(now, story)
         self._has_died = any(one.failure_type in _DEATHS for one in self._failures.current())
@@ -213,6 +217,8 @@ class TargetPipeline:
             step.made,
             step.settled,
             self._predictions.open(),
+            step.abstains,
+            step.suppressed,
         )
 
     def _is_meant(self, condition: Condition, restarts: int) -> bool:

@@ -20,7 +20,8 @@ from vllm_monitor.predictive_failure_detection import (
     PredictionSettings,
     PredictionSettlement,
     PredictiveFailureDetector,
-    lead_seconds,
+    leads_by_failure,
+    matches_of,
 )
 from vllm_monitor.records import Condition, FailurePrediction, PredictionOutcome
 
@@ -55,8 +56,17 @@ class BacktestScore:
 
     def leads(self) -> list[float]:
         """Seconds between the first prediction of each failure that was predicted, and the failure."""
-        leads = (lead_seconds(episode, self.predictions) for episode in self.failures)
-        return [lead for lead in leads if lead is not None]
+        return list(leads_by_failure(matches_of(self.predictions, self.failures)).values())
+
+    def by_type(self) -> dict[str, tuple[int, int, float | None]]:
+        """Of each failure type that has happened: how often, how often foretold, and the median lead in seconds."""
+        leads = leads_by_failure(matches_of(self.predictions, self.failures))
+        found: dict[str, tuple[int, int, float | None]] = {}
+        for kind in sorted({one.failure_type for one in self.failures}):
+            own = [lead for episode, lead in leads.items() if episode.failure_type == kind]
+            count = sum(one.failure_type == kind for one in self.failures)
+            found[kind] = (count, len(own), statistics.median(own) if own else None)
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -72,6 +82,10 @@ class BacktestScore:
             "predictions": len(self.predictions),
             **{outcome.value: self._of(outcome) for outcome in PredictionOutcome},
             "false_alarms_per_day": false / self.days if self.days > 0 else None,
+            "types": [
+                {"failure_type": kind, "failures": count, "failures_predicted": foretold, "median_lead_seconds": lead}
+                for kind, (count, foretold, lead) in self.by_type().items()
+            ],
         }
 
 
@@ -89,7 +103,7 @@ def backtest_predictions(
     end: float,
     settings: PredictionSettings,
     *,
-    words: str = "as it is now",
+    words: str = "by today's predictor",
     advance: Callable[[float], None] = lambda _seconds: None,
 ) -> BacktestScore:
     """What would have been predicted in a stretch of time.
@@ -104,11 +118,14 @@ def backtest_predictions(
         advance: Told how many seconds of history were read.
     """
     states = StoredStates(store.get_checkpoints(end_time=end, limit=None, target=target))
-    stored = _failures(store, target, start, end)
-    watch = None if stored else FailureWatch(target)
+    known = stored_episodes(store, target=target)
+    stored = [one for one in known if one.happened_at <= end and (one.ended_at is None or one.ended_at >= start)]
+    watch = None if known else FailureWatch(target)
     picture, detector = TargetPicture(target), PredictiveFailureDetector(settings)
-    settlement = PredictionSettlement(target)
-    failures: dict[tuple[str, float], Episode] = {(one.failure_type, one.happened_at): one for one in stored}
+    every_look = [now for now, page in StoredPages(store, target).looks(start, end) if page is None]
+    hole = _longest_hole([later - earlier for earlier, later in pairwise(every_look)])
+    settlement = PredictionSettlement(target, longest_hole_seconds=hole)
+    failures = {(one.failure_type, one.happened_at): one for one in stored if one.happened_at >= start}
     predictions: dict[str, FailurePrediction] = {}
     looks: list[float] = []
     before = told = start
@@ -152,6 +169,12 @@ def _failures(store: PersistenceManager, target: str, start: float, end: float) 
 
 
 def _days_watched(looks: Sequence[float]) -> float:
-    """Time between looks that are not further apart than half a minute, in days."""
+    """Time between looks that are not further apart than a hole, in days."""
     gaps = [later - earlier for earlier, later in pairwise(looks)]
-    return sum(gap for gap in gaps if gap <= 30.0) / DAY_SECONDS
+    return sum(gap for gap in gaps if gap <= _longest_hole(gaps)) / DAY_SECONDS
+
+
+def _longest_hole(gaps: Sequence[float]) -> float:
+    """Looks further apart than this have a hole between them: half a minute, or a few looks where they are rare."""
+    usual = statistics.median(gaps) if gaps else 0.0
+    return max(30.0, 4.0 * usual)

@@ -8,7 +8,7 @@ from typing import Any
 from vllm_monitor.collectors import RecordedTruth
 from vllm_monitor.core.pipeline import Tick
 from vllm_monitor.failures import Episode
-from vllm_monitor.predictive_failure_detection import lead_seconds
+from vllm_monitor.predictive_failure_detection import leads_by_failure, matches_of
 from vllm_monitor.records import FailurePrediction, PredictionOutcome
 
 __all__ = ["RecordingReport", "ScoredPrediction"]
@@ -72,6 +72,7 @@ class RecordingReport:
         truth = self.truth
         zero = truth.injected_at if truth.injected_at is not None else self.began_at or 0.0
         error_at = truth.first_client_error_at
+        leads = leads_by_failure(matches_of((one.prediction for one in self.predictions), self.failures))
         return {
             "recording": self.recording,
             "ticks": self.ticks,
@@ -108,7 +109,7 @@ class RecordingReport:
                     "happened_seconds": round(one.happened_at - zero, 3),
                     "ended_seconds": None if one.ended_at is None else round(one.ended_at - zero, 3),
                     "reason": one.reason,
-                    "lead_seconds": lead_seconds(one, [scored.prediction for scored in self.predictions]),
+                    "lead_seconds": leads.get(one),
                 }
                 for one in self.failures
             ],

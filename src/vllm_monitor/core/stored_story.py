@@ -42,12 +42,13 @@ class StoredStory:
     last_seen: float | None = None
 
 
-def read_story(store: PersistenceManager, target: str, *, longest_hole_seconds: float) -> StoredStory:
+def read_story(store: PersistenceManager, target: str, *, now: float, longest_hole_seconds: float) -> StoredStory:
     """Read it. Not for an event loop.
 
     Args:
         store: The store.
         target: The server's URL.
+        now: Unix seconds.
         longest_hole_seconds: Looks that are further apart than this have a hole between them.
     """
     predictions = store.get_predictions(limit=None, target=target, outcome=PredictionOutcome.OPEN)
@@ -59,20 +60,30 @@ def read_story(store: PersistenceManager, target: str, *, longest_hole_seconds: 
     return StoredStory(
         failures=stored_episodes(store, target=target, limit=EVENTS_READ),
         predictions=predictions,
-        watched=_watched(store, target, predictions, longest_hole_seconds),
+        watched=_watched(store, target, _horizons(predictions, now), longest_hole_seconds),
         mitigations=[one.timestamp for one in attempts],
         last_seen=max(seen, default=None),
     )
 
 
+def _horizons(predictions: Sequence[FailurePrediction], now: float) -> list[Interval]:
+    """What must be known of them: from the making to the end, as far as that has passed, and no more than can be read.
+
+    A horizon that makes no sense, or is longer, is left out: nobody can tell how much of it was watched.
+    """
+    spans = ((one.timestamp, min(one.timestamp + one.horizon_seconds, now)) for one in predictions)
+    return [(start, end) for start, end in spans if start > 0.0 and 0.0 < end - start <= MOST_SECONDS_READ]
+
+
 def _watched(
-    store: PersistenceManager, target: str, predictions: Sequence[FailurePrediction], longest_hole_seconds: float
+    store: PersistenceManager, target: str, horizons: Sequence[Interval], longest_hole_seconds: float
 ) -> list[Interval]:
     """Stretches of the horizons in which looks were close to each other and the server could be seen."""
     left = MOST_SECONDS_READ
     found: list[Interval] = []
-    for start, end in reversed(_joined([(one.timestamp, one.timestamp + one.horizon_seconds) for one in predictions])):
-        if end - start > left:
+    for joined_start, end in reversed(_joined(horizons)):
+        start = max(joined_start, end - left)  # the newest part of what is too long together
+        if end <= start:
             break
         left -= end - start
         times = store.scrape_times(target, start - longest_hole_seconds, end).get("probes")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from vllm_monitor.core.stored_story import StoredStory
 from vllm_monitor.failures import Episode
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot
-from vllm_monitor.predictive_failure_detection import PredictionSettlement, Predictor, Settled
+from vllm_monitor.predictive_failure_detection import PredictionSettlement, Predictor, Restrained, Settled
 from vllm_monitor.records import Condition, Event, FailurePrediction, PageObservation, Severity
 
 __all__ = ["PredictionSource", "PredictionStep", "TargetPredictions"]
@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 RESOLVED_PER_TICK = 50
 """After a long absence many may be overdue; writing them all at once would fill the queue of the store."""
+PREDICTIONS_PER_TICK = 50
+MOST_FIGURE = 1e12
 REST_SECONDS = 60.0
 """A predictor that failed is not asked for so long."""
 _UNSEEN = frozenset({Condition.UNKNOWN, Condition.UNREACHABLE})
@@ -48,11 +50,15 @@ class PredictionStep:
         made: New predictions.
         settled: Predictions of which it is known now what became of them.
         events: Both, told.
+        abstains: Why nothing is predicted at the moment; empty when something might be.
+        suppressed: Predictions that the daily budget has held back, by failure type.
     """
 
     made: tuple[FailurePrediction, ...] = ()
     settled: tuple[Settled, ...] = ()
     events: tuple[Event, ...] = ()
+    abstains: str = ""
+    suppressed: Mapping[str, int] = field(default_factory=dict)
 
 
 class TargetPredictions:
@@ -146,19 +152,30 @@ class TargetPredictions:
         if meant:
             self._ask(now, lambda predictor: predictor.note_action(self.target), None)
         none: list[FailurePrediction] = []
-        foretold = self._ask(now, lambda predictor: predictor.observe(snapshot, page, failures, ongoing), none)
+        foretold = self._ask(now, lambda predictor: _usable(predictor.observe(snapshot, page, failures, ongoing)), none)
         for prediction in [one if one.target else replace(one, target=self.target) for one in foretold]:
             if self._settlement.add(prediction):
                 made.append(prediction)
                 if self._store is not None:
                     self._store.enqueue_prediction(prediction)
+        abstains, suppressed = self._restraint(now)
         if not made and not settled:
-            return PredictionStep()
+            return PredictionStep(abstains=abstains, suppressed=suppressed)
         for one in settled:
             self._keep(one)
         self._note_open()
         events = [_resolved(one) for one in settled] + [_predicted(now, one) for one in made]
-        return PredictionStep(tuple(made), tuple(settled), tuple(events))
+        return PredictionStep(tuple(made), tuple(settled), tuple(events), abstains, suppressed)
+
+    def _restraint(self, now: float) -> tuple[str, Mapping[str, int]]:
+        """Why nothing is predicted, and what was held back."""
+        if self._predictor is None:
+            return "predictions are switched off", {}
+        if self._rests_until is not None and 0.0 < self._rests_until - now <= REST_SECONDS:
+            return "the predictor failed and rests", {}
+        if not isinstance(self._predictor, Restrained):
+            return "", {}
+        return self._predictor.outlook(self.target).abstains, self._predictor.suppressed(self.target)
 
     def _note_open(self) -> None:
         self._probabilities = {prediction.failure_type: prediction.probability for prediction in self.open()}
@@ -188,12 +205,31 @@ class TargetPredictions:
             self._ask(settled.resolved_at, lambda predictor: predictor.note_resolved(prediction, outcome), None)
 
 
+def _usable(answer: object) -> list[FailurePrediction]:
+    """What can be told and stored of an answer; one that is none at all is the predictor's fault."""
+    if not isinstance(answer, list | tuple) or not all(isinstance(one, FailurePrediction) for one in answer):
+        msg = "it did not answer with a list of predictions"
+        raise TypeError(msg)
+    for one in answer[:PREDICTIONS_PER_TICK]:
+        figures = (one.timestamp, one.probability, one.time_to_failure, one.horizon_seconds)
+        if not all(isinstance(figure, int | float) and abs(figure) < MOST_FIGURE for figure in figures):
+            msg = f"a prediction of {one.failure_type!r} has a time or probability that is no number"
+            raise TypeError(msg)
+        if not all(isinstance(factor, str) for factor in one.contributing_factors):
+            msg = f"a prediction of {one.failure_type!r} has factors that are no text"
+            raise TypeError(msg)
+    return list(answer[:PREDICTIONS_PER_TICK])
+
+
 def _predicted(now: float, prediction: FailurePrediction) -> Event:
     why = "; ".join(prediction.contributing_factors[:3])
     message = (
         f"{prediction.failure_type} is likely within {prediction.horizon_seconds:.0f} s "
-        f"({prediction.probability:.0%}, expected in {prediction.time_to_failure:.0f} s)"
+        f"({prediction.probability:.0%}{'' if prediction.calibrated else ' uncalibrated'}, "
+        f"expected in {prediction.time_to_failure:.0f} s{_interval(prediction)})"
     )
+    if prediction.recommended_mitigations:
+        why += f"; may help: {', '.join(prediction.recommended_mitigations[:2])}"
     return Event(
         timestamp=now,
         event_type="failure_predicted",
@@ -204,10 +240,20 @@ def _predicted(now: float, prediction: FailurePrediction) -> Event:
             "prediction_id": prediction.prediction_id,
             "failure_type": prediction.failure_type,
             "probability": prediction.probability,
+            "calibrated": prediction.calibrated,
             "time_to_failure": prediction.time_to_failure,
+            "time_to_failure_low": prediction.time_to_failure_low,
+            "time_to_failure_high": prediction.time_to_failure_high,
             "horizon_seconds": prediction.horizon_seconds,
+            "contributing_factors": list(prediction.contributing_factors),
+            "recommended_mitigations": list(prediction.recommended_mitigations),
         },
     )
+
+
+def _interval(prediction: FailurePrediction) -> str:
+    low, high = prediction.time_to_failure_low, prediction.time_to_failure_high
+    return "" if low is None or high is None else f", {low:.0f} to {high:.0f}"
 
 
 def _resolved(settled: Settled) -> Event:

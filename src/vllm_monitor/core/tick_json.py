@@ -109,5 +109,7 @@ def tick_as_json(tick: Tick) -> dict[str, Any]:
         "notes": list(snapshot.notes),
         "alerts": [alert_as_json(alert) for alert in tick.firing],
         "predictions": [prediction_as_json(prediction) for prediction in tick.expected],
+        "abstains": tick.abstains,
+        "suppressed_predictions": dict(tick.suppressed),
         "events": [event_as_json(event) for event in tick.events],
     }

@@ -67,6 +67,7 @@ class FailureDefinition:
         is_failing: Whether a server fails in this way now; ``None`` when that cannot be told.
         hold_seconds: How long it must be so before it counts; it began with the first moment of that.
         clear_seconds: How long it must not be so before it is over.
+        words: Says with numbers what is the matter while it fails; by default the sentence of the picture.
         is_death: Once it has happened it goes on for as long as nothing answers: a watch that begins anew sees no
             process that could tell who died.
     """
@@ -76,6 +77,7 @@ class FailureDefinition:
     is_failing: Question
     hold_seconds: float = 0.0
     clear_seconds: float = 5.0
+    words: Callable[[Snapshot, Facts], str] = lambda snapshot, _facts: snapshot.reason
     is_death: bool = False
 
 
@@ -164,6 +166,63 @@ def _degraded(values: Mapping[str, float], facts: Facts) -> bool | None:
     return running > 0.0 and (facts.slowdown_ratio or 0.0) > SLOWDOWN_RATIO
 
 
+def _cache_words(snapshot: Snapshot, _facts: Facts) -> str:
+    used, waiting, preempted = _figures(snapshot, "kv_cache_usage_ratio", "requests_waiting", "preemptions_per_second")
+    more = f", {preempted:.1f} are preempted each second" if preempted > 0 else ""
+    return f"the KV cache is {100 * used:.0f} % full and {waiting:.0f} requests wait{more}"
+
+
+def _queue_words(snapshot: Snapshot, _facts: Facts) -> str:
+    waiting, growth, queue = _figures(
+        snapshot, "requests_waiting", "requests_waiting_growth_per_second", "request_queue_time_p50_seconds"
+    )
+    more = f", {growth:.1f} more each second" if growth > 0 else ""
+    more += f", half of them for over {queue:.1f} s" if queue > 1.0 else ""
+    return f"{waiting:.0f} requests wait{more}"
+
+
+def _latency_words(snapshot: Snapshot, facts: Facts) -> str:
+    first, between = _figures(snapshot, "time_to_first_token_p95_seconds", "inter_token_latency_p95_seconds")
+    words = []
+    if first > facts.ttft_objective_seconds:
+        words.append(f"to the first token is {first:.1f} s, {facts.ttft_objective_seconds:g} s would be good")
+    if between > facts.inter_token_objective_seconds:
+        words.append(f"between tokens is {between:.2f} s, {facts.inter_token_objective_seconds:g} s would be good")
+    return "; ".join(f"the 95th percentile of time {one}" for one in words) or snapshot.reason
+
+
+def _error_words(snapshot: Snapshot, _facts: Facts) -> str:
+    answers, failed, finished = _figures(
+        snapshot, "http_server_errors_per_second", "requests_failed_per_second", "requests_finished_per_second"
+    )
+    if answers > failed:
+        return f"{answers:.1f} answers each second have a status of 500 or above"
+    return f"{failed:.1f} of {failed + finished:.1f} requests each second end in an error or abort"
+
+
+def _memory_words(snapshot: Snapshot, facts: Facts) -> str:
+    used, left = _figures(snapshot, "api_resident_memory_bytes", "host_memory_available_bytes")
+    if facts.killed_for_memory:
+        return f"it died while its memory grew; it had {used / 1e6:.0f} MB when last seen" if used else snapshot.reason
+    if facts.memory_limit_bytes is not None:
+        return f"the API server has {used / 1e6:.0f} of {facts.memory_limit_bytes / 1e6:.0f} MB of memory"
+    return f"the API server has {used / 1e6:.0f} MB of memory, and its host {left / 1e6:.0f} MB left"
+
+
+def _fd_words(snapshot: Snapshot, _facts: Facts) -> str:
+    used, most = _figures(snapshot, "api_open_fds", "api_max_fds")
+    return f"{used:.0f} of {most:.0f} file descriptors of the API server are open"
+
+
+def _slow_words(_snapshot: Snapshot, facts: Facts) -> str:
+    return f"tokens take {facts.slowdown_ratio or 0.0:.1f} times as long as is usual at this load"
+
+
+def _figures(snapshot: Snapshot, *names: str) -> list[float]:
+    """Figures of the picture; 0 for one that is not known."""
+    return [snapshot.values.get(name, 0.0) for name in names]
+
+
 _has_no_memory = _of_figures(_memory_exhausted)
 
 
@@ -187,6 +246,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_kv_exhausted),
         hold_seconds=5.0,
         clear_seconds=10.0,
+        words=_cache_words,
     ),
     FailureDefinition(
         "queue_saturation",
@@ -194,6 +254,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_queue_saturated),
         hold_seconds=10.0,
         clear_seconds=10.0,
+        words=_queue_words,
     ),
     FailureDefinition(
         "latency_breach",
@@ -202,6 +263,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_latency_breached, excused=(Condition.STARVED,)),
         hold_seconds=15.0,
         clear_seconds=15.0,
+        words=_latency_words,
     ),
     FailureDefinition(
         "error_surge",
@@ -209,6 +271,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_errors_surge),
         hold_seconds=5.0,
         clear_seconds=15.0,
+        words=_error_words,
     ),
     FailureDefinition(
         "memory_exhaustion",
@@ -217,6 +280,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _out_of_memory,
         hold_seconds=2.0,
         clear_seconds=10.0,
+        words=_memory_words,
     ),
     FailureDefinition(
         "fd_exhaustion",
@@ -224,6 +288,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_fds_exhausted),
         hold_seconds=2.0,
         clear_seconds=10.0,
+        words=_fd_words,
     ),
     FailureDefinition("startup_failure", "a start ended in an error state before the server served", _start_failed),
     FailureDefinition(
@@ -232,6 +297,7 @@ DEFINITIONS: tuple[FailureDefinition, ...] = (
         _of_figures(_degraded, excused=(Condition.STARVED, Condition.SATURATED)),
         hold_seconds=60.0,
         clear_seconds=60.0,
+        words=_slow_words,
     ),
 )
 """Every failure type of the package, in the order of ``FAILURE_TYPES``."""

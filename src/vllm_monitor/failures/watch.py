@@ -26,7 +26,7 @@ class Episode:
         began_at: Unix seconds at which the definition was first met.
         happened_at: Unix seconds at which it had been met for long enough to count.
         ended_at: Unix seconds at which it was last met; ``None`` while it goes on.
-        reason: The picture's sentence at the time.
+        reason: What was the matter at the time, in words with numbers.
         ended_unseen: It ended while nobody could see it, so ``ended_at`` is when it was last seen.
     """
 
@@ -150,7 +150,8 @@ class _Track:
         if self._met_since is None:
             self._met_since = now
         if self.episode is None and now - self._met_since >= self._definition.hold_seconds:
-            self.episode = Episode(target, self._definition.failure_type, self._met_since, now, reason=snapshot.reason)
+            reason = self._definition.words(snapshot, facts)
+            self.episode = Episode(target, self._definition.failure_type, self._met_since, now, reason=reason)
             return self.episode
         return None
 

@@ -26,6 +26,9 @@ COUNTER_NAMES: tuple[str, ...] = tuple(family.name for family in FAMILIES if fam
 _HISTOGRAMS = tuple(family for family in FAMILIES if family.kind is Kind.HISTOGRAM)
 _GAUGES = tuple(family for family in FAMILIES if family.kind in (Kind.GAUGE_SUM, Kind.GAUGE_MAX, Kind.GAUGE_MIN))
 
+MOST_GAUGE = 1e15
+"""A figure beyond this, a petabyte or thirty million years, is a fault of whoever wrote the page, and not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineColumns:
@@ -163,7 +166,7 @@ class ColumnMap:
                 number = float(vector[columns].max())
             else:
                 number = float(vector[columns].min())
-            if not math.isnan(number):
+            if abs(number) <= MOST_GAUGE:  # NaN is not
                 gauges[name] = number
         return PageNumbers(
             gauges=gauges,

@@ -10,6 +10,7 @@ __all__ = ["Trends"]
 
 GROWTH_SECONDS = 30.0
 LEAST_POINTS = 6
+MOST_VANISHED = 1e15
 USUAL_SECONDS = 3_600.0
 """Time constant of what a ratio usually is."""
 
@@ -77,7 +78,9 @@ class Trends:
         begun, ended = values.get("requests_first_token_total"), values.get("requests_finished_total")
         if begun is not None and ended is not None:
             # vLLM does not count clients that go away: what began, did not finish and does not run has vanished.
-            self._vanished.add(at, begun - ended - values.get("requests_running", 0.0))
+            vanished = begun - ended - values.get("requests_running", 0.0)
+            if abs(vanished) <= MOST_VANISHED:
+                self._vanished.add(at, vanished)
         ratio = values.get("prefix_cache_hit_ratio")
         if ratio is not None and math.isfinite(ratio):
             seconds = 0.0 if self._at is None else max(0.0, at - self._at)

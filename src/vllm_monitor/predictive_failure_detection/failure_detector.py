@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from vllm_monitor.errors import RecordNotFoundError, StorageError
 from vllm_monitor.failures import Episode
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import Snapshot
 from vllm_monitor.predictive_failure_detection.hazards import Weights
+from vllm_monitor.predictive_failure_detection.plain_state import number_of
 from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
 from vllm_monitor.predictive_failure_detection.target_predictor import Outlook, TargetPredictor
 from vllm_monitor.records import (
@@ -26,6 +27,8 @@ __all__ = ["PredictiveFailureDetector", "model_name_of"]
 
 _LOG = logging.getLogger(__name__)
 
+MOST_CHECKPOINT_TARGETS = 100
+"""Of more servers' checkpoints the first ones are forgotten."""
 _RESOLVED = (PredictionOutcome.HAPPENED, PredictionOutcome.DID_NOT_HAPPEN)
 
 
@@ -104,6 +107,8 @@ class PredictiveFailureDetector:
                     predictor.restore(live.state())
                 else:
                     self._restore(predictor)
+                while len(self._of_checkpoints) >= MOST_CHECKPOINT_TARGETS:
+                    del self._of_checkpoints[next(iter(self._of_checkpoints))]
                 self._of_checkpoints[checkpoint.target] = predictor
             found = predictor.observe(_picture_of(checkpoint), guarded=False)
         return sorted(found, key=lambda one: -one.probability)
@@ -139,14 +144,14 @@ class PredictiveFailureDetector:
         store = self._store
         if store is not None:
             try:
-                newest_first = store.get_predictions(limit=self.settings.daily_budget, target=target)
-                for one in reversed(newest_first):
+                rows = store.get_predictions(limit=None, target=target)
+                own = [one for one in reversed(rows) if "plugin" not in one.metadata]  # oldest first
+                for one in own[-self.settings.daily_budget :] if self.settings.daily_budget else ():
                     predictor.note_prediction(one.failure_type, one.timestamp)
-                predictor.resolved = {}
-                for score in store.get_prediction_scores(target=target):
-                    if score.outcome in _RESOLVED:
-                        before = predictor.resolved.get(score.failure_type, 0)
-                        predictor.resolved[score.failure_type] = before + score.predictions
+                # The state may be older than the newest rows, and old rows may have expired: neither has too many.
+                counts = Counter(one.failure_type for one in own if one.outcome in _RESOLVED)
+                for kind, count in counts.items():
+                    predictor.resolved[kind] = max(count, predictor.resolved.get(kind, 0))
             except StorageError as error:
                 _LOG.warning("what was predicted of %s before cannot be read: %s", target, error)
         with self._lock:
@@ -166,6 +171,12 @@ class PredictiveFailureDetector:
                 store.enqueue_failure_pattern(pattern)
         except StorageError as error:
             _LOG.warning("what was learned of %s cannot be stored: %s", target, error)
+
+    def forget(self, target: str) -> None:
+        """A server is not watched any more: what was learned of it stays in the store alone."""
+        with self._lock:
+            self._live.pop(target, None)
+            self._of_checkpoints.pop(target, None)
 
     def _predictor(self, target: str) -> TargetPredictor:
         if target not in self._live:
@@ -191,7 +202,8 @@ class PredictiveFailureDetector:
 
 
 def _picture_of(checkpoint: StateCheckpoint) -> Snapshot:
-    figures: dict[str, Any] = {name: float(value) for name, value in checkpoint.metrics.items()}
+    known = ((name, number_of(value)) for name, value in checkpoint.metrics.items())
+    figures = {name: number for name, number in known if number is not None}
     return Snapshot(
         target=checkpoint.target,
         timestamp=checkpoint.timestamp,

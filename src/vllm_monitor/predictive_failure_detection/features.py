@@ -68,6 +68,10 @@ _FACTOR = np.array([{"milli": 1e3}.get(scale, 1.0) for scale in _SCALES.values()
 _IS_LOG = np.array([scale != "" for scale in _SCALES.values()])
 _FLOOR = np.where(_IS_LOG, 0.08, 0.02)
 _FLOOR[[SIGNALS.index(name) for name in SIGNALS if name.endswith("percent")]] = 5.0
+MOST_LEVEL = 1e15
+"""Nothing is larger; what claims to be is as if it were this."""
+_MOST = np.where(_IS_LOG, MOST_LEVEL, 1e4)
+_MOST[SIGNALS.index("kv_cache_usage_ratio")] = 2.0
 _QUANTILES = np.array([[0.05], [0.5], [0.95]])
 
 
@@ -111,6 +115,15 @@ class Features:
         """The z of a signal."""
         return float(self.z[SIGNALS.index(name)])
 
+    def rate(self, name: str) -> float:
+        """Growth of a signal per second in its own unit, over some 12 or 45 seconds, whichever is more."""
+        place = SIGNALS.index(name)
+        slope, level = float(self.slopes[:2, place].max()), float(self.levels[place])
+        if not _IS_LOG[place]:
+            return slope
+        unit = float(_DIVISOR[place] / _FACTOR[place])
+        return slope * (max(level, 0.0) + unit)
+
     def slope(self, name: str) -> float:
         """Slope of a signal per second over about 45 seconds, where its scale is its own."""
         return float(self.slopes[1, SIGNALS.index(name)])
@@ -151,8 +164,8 @@ class FeatureExtractor:
             facts: Likewise.
         """
         levels = np.array([values.get(name, math.nan) for name in SIGNALS])
-        levels[~np.isfinite(levels)] = np.nan
-        scaled = levels / _DIVISOR * _FACTOR
+        levels = np.clip(np.where(np.isfinite(levels), levels, np.nan), -MOST_LEVEL, MOST_LEVEL)
+        scaled = np.clip(levels / _DIVISOR * _FACTOR, -_MOST, _MOST)
         scaled = np.where(_IS_LOG, np.log1p(np.maximum(scaled, 0.0)), scaled)
         gap = 0.0 if self._at is None else now - self._at
         if self._at is None or not 0.0 <= gap <= MOST_GAP_SECONDS:
@@ -230,7 +243,8 @@ class FeatureExtractor:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; one that makes no sense, or is of other signals, is left out."""
-        if list(state.get("signals", ())) != list(SIGNALS):
+        signals = state.get("signals")
+        if not isinstance(signals, list | tuple) or list(signals) != list(SIGNALS):
             return
         count = len(SIGNALS)
         shapes = {"weight": (count,), "mean": (count,), "square": (count,), "quantiles": (3, count)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -32,6 +32,7 @@ __all__ = [
     "Weights",
     "forecast_of",
     "logit",
+    "may_speak",
     "shipped_weights",
 ]
 
@@ -47,6 +48,8 @@ LEARNING_RATE = 0.05
 PULL = 0.002
 """Share by which weights go back to the shipped ones with each step."""
 MOST_LOGIT = 9.0
+EXPERIENCE_ENDINGS = ("_looks_alike", "_from_here")
+"""How detector outputs end that come from what preceded earlier failures of the type they are named after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,25 @@ class Weights:
     def terms(self, outputs: Floats) -> Floats:
         """What the sums are of: the detector outputs, and their combinations after them."""
         return np.concatenate([outputs, np.maximum(outputs @ self.units + self.unit_bias, 0.0)])
+
+
+def may_speak(outputs: Sequence[str], failure_types: Sequence[str]) -> NDArray[np.bool_]:
+    """(types, outputs): of which failures a detector output may say something.
+
+    What was learned from earlier failures of one type says something of that type alone: else two deaths of an engine
+    make a full queue likely, too.
+    """
+    of = np.array([_experience_of(name) for name in outputs])
+    kinds = np.array(failure_types)[:, None]
+    return np.asarray((of == "") | (of == kinds) | (kinds == ANY_FAILURE))
+
+
+def _experience_of(output: str) -> str:
+    """The failure type from whose past an output comes; empty when it comes from what is seen now."""
+    for ending in EXPERIENCE_ENDINGS:
+        if output.endswith(ending):
+            return output.removesuffix(ending)
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,9 @@ class Hazards:
         self.shipped = weights if weights is not None else shipped_weights()
         self._bias = self.shipped.bias.copy()
         self._slope = self.shipped.slope.copy()
+        speaks = may_speak(self.shipped.outputs, self.shipped.failure_types)
+        units = np.ones((len(speaks), self.shipped.units.shape[1]), dtype=bool)
+        self._speaks = np.concatenate([speaks, units], axis=1)
 
     def hazards(self, terms: Floats) -> Floats:
         """(types, bins): chance of each failure in each bin, given that it has not happened before.
@@ -149,7 +174,7 @@ class Hazards:
         for place in range(min(hit + 1, bins)):
             error = float(place == hit) - chance[place]
             self._bias[kind, place] += rate * error
-            self._slope[kind, place] += rate * error * terms
+            self._slope[kind, place] += rate * error * terms * self._speaks[kind]
         self._bias[kind] += PULL * (self.shipped.bias[kind] - self._bias[kind])
         self._slope[kind] += PULL * (self.shipped.slope[kind] - self._slope[kind])
 

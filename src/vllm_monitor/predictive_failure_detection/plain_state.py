@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,21 @@ from numpy.typing import NDArray
 
 __all__ = ["array_of", "number_of"]
 
+MOST_NUMBER = 1e30
+"""Nothing that was learned is larger; sums and squares of what is smaller stay finite."""
+
 
 def array_of(value: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """A copy of an array of finite numbers in a shape; ``None`` when it is none."""
     try:
         found = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return found if found.shape == shape and np.isfinite(found).all() else None
+    return found if found.shape == shape and (np.abs(found) <= MOST_NUMBER).all() else None
 
 
 def number_of(value: Any) -> float | None:
     """A finite number; ``None`` when it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_NUMBER:
         return None
     return float(value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from vllm_monitor.failures import Episode
 from vllm_monitor.picture import Snapshot
+from vllm_monitor.predictive_failure_detection.target_predictor import Outlook
 from vllm_monitor.records import FailurePrediction, PageObservation, PredictionOutcome
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "Restrained"]
 
 
 class Predictor(Protocol):
@@ -41,4 +42,17 @@ class Predictor(Protocol):
 
     def note_action(self, target: str) -> None:
         """Somebody acts on a server: what follows says nothing of what would have followed."""
+        ...
+
+
+@runtime_checkable
+class Restrained(Protocol):
+    """A predictor that can say why it says nothing."""
+
+    def outlook(self, target: str) -> Outlook:
+        """How the next minutes of a server look, or why nothing is said of them."""
+        ...
+
+    def suppressed(self, target: str) -> Mapping[str, int]:
+        """Predictions that were held back, by failure type."""
         ...

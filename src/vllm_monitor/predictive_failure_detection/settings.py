@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_monitor.errors import ConfigurationError
+
 __all__ = ["PredictionSettings"]
 
 
@@ -19,6 +21,9 @@ class PredictionSettings:
         ttft_objective_seconds: Longest time to first token that is still good.
         inter_token_objective_seconds: Longest time between two tokens that is still good.
         learns: Whether weights and calibration follow what happens here.
+
+    Raises:
+        ConfigurationError: When one of them makes no sense.
     """
 
     least_probability: float | None = None
@@ -27,3 +32,15 @@ class PredictionSettings:
     ttft_objective_seconds: float = 2.0
     inter_token_objective_seconds: float = 0.2
     learns: bool = True
+
+    def __post_init__(self) -> None:
+        least, most = 0.0, 1e9
+        figures = (self.hold_down_seconds, self.ttft_objective_seconds, self.inter_token_objective_seconds)
+        if self.least_probability is not None and not 0.0 < self.least_probability < 1.0:
+            raise ConfigurationError(
+                f"a least probability of {self.least_probability!r}", hint="give one between 0 and 1, or None"
+            )
+        if self.daily_budget < 0 or not all(least <= one <= most for one in figures):
+            raise ConfigurationError(
+                "a budget, hold-down or objective below 0, or that is no number", hint="give numbers from 0 on"
+            )

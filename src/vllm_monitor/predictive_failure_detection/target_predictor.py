@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from vllm_monitor.predictive_failure_detection.features import FeatureExtractor,
 from vllm_monitor.predictive_failure_detection.flood_guard import FloodGuard
 from vllm_monitor.predictive_failure_detection.hazards import (
     ANY_FAILURE,
+    EXPERIENCE_ENDINGS,
     HORIZON_SECONDS,
     Forecast,
     Hazards,
@@ -28,7 +30,7 @@ from vllm_monitor.predictive_failure_detection.hazards import (
 from vllm_monitor.predictive_failure_detection.late_labels import LateLabels
 from vllm_monitor.predictive_failure_detection.plain_state import number_of
 from vllm_monitor.predictive_failure_detection.recalibration import Recalibration
-from vllm_monitor.predictive_failure_detection.rules import rule_probability
+from vllm_monitor.predictive_failure_detection.rules import judge_by_rule
 from vllm_monitor.predictive_failure_detection.settings import PredictionSettings
 from vllm_monitor.predictive_failure_detection.wording import confidence_of, factors, mitigations_for, state_after
 from vllm_monitor.records import Condition, FailurePattern, FailurePrediction
@@ -46,6 +48,7 @@ LEAST_EXPERIENCE = 0.1
 STATE_VERSION = 1
 _STOPS = frozenset({"engine_stall", "engine_death", "worker_death", "api_death", "api_frozen"})
 """After these everything that waited comes at once, and it says nothing of what is to come."""
+RULED_WHEN_STARVED = ("memory_exhaustion", "fd_exhaustion")
 _AT_WORK = (Condition.OK, Condition.IDLE, Condition.SATURATED)
 _WELL = (Condition.OK, Condition.IDLE)
 
@@ -86,7 +89,7 @@ class TargetPredictor:
         self._detectors: tuple[Detector, ...] = make_detectors()
         self._outputs = tuple(name for detector in self._detectors for name in detector.outputs)
         self._places = _places(self._outputs, self.weights.outputs)
-        self._is_experience = np.array([name.endswith(("_looks_alike", "_from_here")) for name in self.weights.outputs])
+        self._is_experience = np.array([name.endswith(EXPERIENCE_ENDINGS) for name in self.weights.outputs])
         self._hazards = Hazards(self.weights)
         self._recalibration = [Recalibration() for _ in self._kinds]
         self._labels = LateLabels(len(self._kinds))
@@ -132,10 +135,13 @@ class TargetPredictor:
         if self.settings.learns:
             self._learn(now, snapshot, happened)
         if abstains:
-            self.outlook = Outlook(abstains=abstains)
-            for kind in self._kinds:
-                self._guard.allows(kind, calls=False, now=now)
-            return []
+            ruled = self._ruled(snapshot, outputs, features)
+            self.outlook = Outlook(tuple(ruled.values()), abstains=abstains)
+            return [
+                self._prediction(snapshot, features, ruled[kind], {})
+                for kind in self._kinds
+                if self._guard.allows(kind, calls=kind in ruled and kind not in self._failing, now=now)
+            ]
         hazards = self._hazards.hazards(terms)
         stated = 1.0 - np.prod(1.0 - hazards, axis=1)
         going_on = [
@@ -147,8 +153,7 @@ class TargetPredictor:
         forecasts = []
         for place, kind in enumerate(self._kinds):
             probability = self._recalibration[place].probability(float(stated[place]))
-            probability = max(probability, rule_probability(kind, by_name, features))
-            forecasts.append(forecast_of(kind, hazards[place], probability))
+            forecasts.append(_with_rule(forecast_of(kind, hazards[place], probability), by_name, features))
         first = None if failing else next((one for one in forecasts if one.failure_type == ANY_FAILURE), None)
         known = [(place, one) for place, one in enumerate(forecasts) if one.failure_type != ANY_FAILURE]
         self.outlook = Outlook(tuple(one for _, one in known if one.failure_type not in failing), first)
@@ -168,6 +173,7 @@ class TargetPredictor:
             state=snapshot.condition.value,
             failures=tuple(happened),
             facts={
+                "page_age_seconds": snapshot.timestamp - (snapshot.scraped_at or snapshot.timestamp),
                 "ttft_objective_seconds": settings.ttft_objective_seconds,
                 "inter_token_objective_seconds": settings.inter_token_objective_seconds,
             },
@@ -187,6 +193,19 @@ class TargetPredictor:
         if features.known_seconds < LEAST_KNOWN_SECONDS:
             return f"it has been followed for less than {LEAST_KNOWN_SECONDS:.0f} s"
         return ""
+
+    def _ruled(self, snapshot: Snapshot, outputs: NDArray[np.float64], features: Features) -> dict[str, Forecast]:
+        """What rules alone say of a server that starves: memory that runs out does so whoever takes the CPU."""
+        if snapshot.condition is not Condition.STARVED or features.known_seconds < LEAST_KNOWN_SECONDS:
+            return {}
+        by_name = dict(zip(self._outputs, outputs.tolist(), strict=True))
+        nothing = np.full(self.weights.bias.shape[1], 1e-6)
+        found = {}
+        for kind in RULED_WHEN_STARVED:
+            forecast = _with_rule(forecast_of(kind, nothing), by_name, features)
+            if kind in self._kinds and forecast.probability >= self._threshold(self._kinds.index(kind)):
+                found[kind] = forecast
+        return found
 
     def _learn(self, now: float, snapshot: Snapshot, happened: Collection[str]) -> None:
         if snapshot.condition in (Condition.PAUSED, Condition.STOPPED, Condition.STARTING):
@@ -236,7 +255,7 @@ class TargetPredictor:
             time_to_failure=forecast.seconds,
             probability=forecast.probability,
             confidence=confidence_of(forecast.probability),
-            contributing_factors=factors(features, contributions),
+            contributing_factors=factors(kind, features, contributions),
             recommended_mitigations=mitigations_for(kind),
             horizon_seconds=HORIZON_SECONDS,
             time_to_failure_low=forecast.seconds_low,
@@ -271,24 +290,58 @@ class TargetPredictor:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, exactly as the one that gave it; what makes no sense in it is left out."""
-        if state.get("version") != STATE_VERSION:
+        version = state.get("version")
+        if not isinstance(version, int) or version != STATE_VERSION:
             return
-        self._features.restore(_mapping(state, "features"))
-        for detector in self._detectors:
-            detector.restore(_mapping(_mapping(state, "detectors"), detector.name))
-        self._hazards.restore(_mapping(state, "hazards"))
-        for kind, one in zip(self._kinds, self._recalibration, strict=True):
-            one.restore(_mapping(_mapping(state, "recalibration"), kind))
+        parts = _mapping(state, "detectors")
+        self._features = _restored(self._features, FeatureExtractor, _mapping(state, "features"))
+        self._detectors = tuple(
+            _restored(detector, type(detector), _mapping(parts, detector.name)) for detector in self._detectors
+        )
+        self._hazards = _restored(self._hazards, lambda: Hazards(self.weights), _mapping(state, "hazards"))
+        self._recalibration = [
+            _restored(one, Recalibration, _mapping(_mapping(state, "recalibration"), kind))
+            for kind, one in zip(self._kinds, self._recalibration, strict=True)
+        ]
         terms = self.weights.slope.shape[-1]
-        self._labels.restore(_mapping(state, "labels"), terms)
-        self._guard.restore(_mapping(state, "guard"))
+        with suppress(*_NO_STATE):
+            self._labels.restore(_mapping(state, "labels"), terms)
+        with suppress(*_NO_STATE):
+            self._guard.restore(_mapping(state, "guard"))
         for kind, at in _mapping(state, "failing").items():
             known = number_of(at)
             if known is not None:
                 self._failing[str(kind)] = known
         for kind, count in _mapping(state, "resolved").items():
-            if isinstance(count, int) and count >= 0:
+            if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
                 self.resolved[str(kind)] = count
+
+
+class _Restorable(Protocol):
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+Part = TypeVar("Part", bound=_Restorable)
+_NO_STATE = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+
+
+def _restored(part: Part, make: Callable[[], Part], state: Mapping[str, Any]) -> Part:
+    """A part with a state taken up; a new one where the state is none that it could have given."""
+    try:
+        part.restore(state)
+    except _NO_STATE:
+        return make()
+    return part
+
+
+def _with_rule(forecast: Forecast, outputs: Mapping[str, float], features: Features) -> Forecast:
+    """What the rule for this failure says, where it is surer than the hazards are."""
+    rule = judge_by_rule(forecast.failure_type, outputs, features)
+    if rule is None or rule.probability <= forecast.probability:
+        return forecast
+    if rule.seconds is None or rule.seconds_low is None or rule.seconds_high is None:
+        return replace(forecast, probability=rule.probability)
+    return Forecast(forecast.failure_type, rule.probability, rule.seconds, rule.seconds_low, rule.seconds_high)
 
 
 def _places(outputs: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from vllm_monitor.predictive_failure_detection.detectors.heartbeat_gaps import age_on_page
 from vllm_monitor.predictive_failure_detection.features import Features
 from vllm_monitor.records import LifecycleState, PredictionConfidence
 
@@ -13,6 +14,10 @@ __all__ = ["confidence_of", "factors", "mitigations_for", "state_after"]
 MOST_FACTORS = 5
 LEAST_SHARE = 0.06
 """What adds less than this share of all that speaks for it is left out."""
+LEAST_KV_RATIO = 0.5
+LEAST_OBJECTIVE_SHARE = 0.5
+LEAST_FDS_SHARE = 0.5
+"""What is far from its limit does not speak for a failure, whatever it adds."""
 
 _MITIGATIONS: Mapping[str, tuple[str, ...]] = {
     "engine_stall": ("resume_engine", "restart_server"),
@@ -62,23 +67,31 @@ def confidence_of(probability: float) -> PredictionConfidence:
     return PredictionConfidence.LOW
 
 
-def factors(features: Features, contributions: Mapping[str, float]) -> list[str]:
-    """What speaks for a failure, strongest first.
+def factors(failure_type: str, features: Features, contributions: Mapping[str, float]) -> list[str]:
+    """What speaks for a failure: what it is about first, then the strongest of the rest.
+
+    What has nothing to do with it, as memory with a full cache, is left out however strong: hazards are learned from
+    few servers, and lean on whatever went along with failures there.
 
     Args:
+        failure_type: What.
         features: The look.
         contributions: Detector output to how much it adds to the logarithm of the odds.
     """
+    principal = [words for phrase in _PRINCIPAL.get(failure_type, ()) if (words := phrase(features))]
     by_subject: dict[str, float] = {}
     for output, worth in contributions.items():
         if worth > 0:
             subject = next((name for name in _SUBJECTS if output.startswith(name)), "")
-            words = _SUBJECTS[subject](features) if subject else ""
-            if words:
+            phrase = _SUBJECTS.get(subject)
+            if phrase is None or failure_type not in _ELSEWHERE.get(subject, (failure_type,)):
+                continue
+            words = phrase(features)
+            if words and words not in principal:
                 by_subject[words] = by_subject.get(words, 0.0) + worth
     least = LEAST_SHARE * sum(by_subject.values())
     ranked = sorted(by_subject, key=lambda words: -by_subject[words])
-    return [words for words in ranked if by_subject[words] >= least][:MOST_FACTORS]
+    return (principal + [words for words in ranked if by_subject[words] >= least])[:MOST_FACTORS]
 
 
 Phrase = Callable[[Features], str]
@@ -86,15 +99,16 @@ Phrase = Callable[[Features], str]
 
 def _cache(features: Features) -> str:
     level = features.value("kv_cache_usage_ratio")
-    if not math.isfinite(level):
+    heading = _heading(features, "kv_cache_usage_ratio", 0.98, "full")
+    if not (level >= LEAST_KV_RATIO or heading):
         return ""
-    return f"the KV cache is {100 * level:.0f} % full{_heading(features, 'kv_cache_usage_ratio', 0.98, 'full')}"
+    return f"the KV cache is {100 * level:.0f} % full{heading}"
 
 
 def _queue(features: Features) -> str:
     waiting = features.value("requests_waiting")
-    growth = features.value("requests_waiting_growth_per_second", 0.0)
-    if not math.isfinite(waiting):
+    growth = max(features.value("requests_waiting_growth_per_second", 0.0), features.rate("requests_waiting"))
+    if not waiting >= 1.0:
         return ""
     grows = f", {growth:.1f} more each second" if growth > 0.05 else ""
     return f"{waiting:.0f} requests wait{grows}"
@@ -102,35 +116,36 @@ def _queue(features: Features) -> str:
 
 def _batch(features: Features) -> str:
     running = features.value("requests_running")
-    return f"{running:.0f} requests run{_usually(features, 'requests_running')}" if math.isfinite(running) else ""
+    return f"{running:.0f} requests run{_usually(features, 'requests_running')}" if running >= 1.0 else ""
 
 
 def _arrivals(features: Features) -> str:
-    rate = features.value("http_requests_per_second")
-    if math.isfinite(rate):
-        return f"{rate:.1f} requests arrive each second{_usually(features, 'http_requests_per_second')}"
     rate = features.value("prompt_tokens_per_second")
-    return f"{rate:.0f} prompt tokens come each second" if math.isfinite(rate) else ""
+    unusual = _usually(features, "prompt_tokens_per_second")
+    return f"{rate:.0f} prompt tokens are taken in each second{unusual}" if rate >= 1.0 else ""
 
 
 def _first_token(features: Features) -> str:
     value = features.value("time_to_first_token_p95_seconds")
     objective = features.facts.get("ttft_objective_seconds", 2.0)
-    return f"the 95th percentile of time to first token is {value:.2f} s of {objective:g} s" if value == value else ""
+    words = f"the 95th percentile of time to first token is {value:.1f} s of {objective:g} s"
+    return words if value >= LEAST_OBJECTIVE_SHARE * objective else ""
 
 
 def _between(features: Features) -> str:
     value = features.value("inter_token_latency_p95_seconds")
     objective = features.facts.get("inter_token_objective_seconds", 0.2)
     words = f"the 95th percentile of time between tokens is {1000 * value:.0f} ms of {1000 * objective:.0f} ms"
-    return words if value == value else ""
+    return words if value >= LEAST_OBJECTIVE_SHARE * objective else ""
 
 
 def _memory(features: Features) -> str:
     used = features.value("api_resident_memory_bytes")
     if not math.isfinite(used):
         return ""
-    growth = features.value("api_resident_memory_growth_bytes_per_second", 0.0)
+    growth = max(
+        features.value("api_resident_memory_growth_bytes_per_second", 0.0), features.rate("api_resident_memory_bytes")
+    )
     since = features.value("api_resident_memory_growth_seconds", 0.0)
     grows = f", {growth / 1e6:.1f} MB more each second for {since:.0f} s" if growth > 1e5 else ""
     return f"the API server has {used / 1e6:.0f} MB of memory{grows}"
@@ -138,14 +153,14 @@ def _memory(features: Features) -> str:
 
 def _descriptors(features: Features) -> str:
     used, most = features.value("api_open_fds"), features.value("api_max_fds")
-    return f"{used:.0f} of {most:.0f} file descriptors are open" if used == used and most == most else ""
+    return f"{used:.0f} of {most:.0f} file descriptors are open" if used >= LEAST_FDS_SHARE * most else ""
 
 
 def _stutter(features: Features) -> str:
     longest = features.value("inter_token_latency_longest_seconds", 0.0)
     if longest >= 0.5:
         return f"the engine stuttered: up to {longest:.1f} s between two tokens in the last minute"
-    age = features.value("progress_age_seconds", 0.0)
+    age = age_on_page(features)
     return f"the newest sign of progress is {age:.1f} s old" if age >= 1.0 else ""
 
 
@@ -155,8 +170,8 @@ def _usually(features: Features, name: str) -> str:
 
 
 def _heading(features: Features, name: str, limit: float, word: str) -> str:
-    slope, level = features.slope(name), features.value(name)
-    if slope <= 0 or level >= limit:
+    slope, level = features.rate(name), features.value(name)
+    if slope <= 0 or not level < limit:
         return ""
     seconds = (limit - level) / slope
     return f", {word} in {seconds:.0f} s at this rate" if seconds < 900.0 else ""
@@ -213,3 +228,25 @@ _SUBJECTS: Mapping[str, Phrase] = {
     "unlike_the_past": _simply("the figures together are unlike any of the last hours"),
     **{kind: _simply(f"it looks as it did before an earlier {kind}") for kind in _MITIGATIONS},
 }
+
+_PRINCIPAL: Mapping[str, tuple[Phrase, ...]] = {
+    "kv_exhaustion": (_cache, _queue),
+    "queue_saturation": (_queue,),
+    "latency_breach": (_queue, _first_token, _between),
+    "memory_exhaustion": (_memory,),
+    "fd_exhaustion": (_descriptors,),
+    "engine_stall": (_stutter,),
+}
+"""What a failure is about: said first, as far as it holds."""
+_FROZEN = ("api_frozen", "engine_stall")
+_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "memory": ("memory_exhaustion", "api_death"),
+    "api_resident": ("memory_exhaustion", "api_death"),
+    "fds": ("fd_exhaustion", "api_frozen"),
+    "api_open_fds": ("fd_exhaustion", "api_frozen"),
+    "established": ("fd_exhaustion", "api_frozen"),
+    "scrape": _FROZEN,
+    "accept_queue": _FROZEN,
+    "host_pressed": ("latency_breach", "silent_degradation", *_FROZEN),
+}
+"""Subjects that say something of these failures alone."""

@@ -1,32 +1,21 @@
-"""Which failures were foreseen, how long before, and how well the time was told."""
+"""Lead times, and how well the time was told, in a few figures."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_monitor.failures import Episode
-from vllm_monitor.records import FailurePrediction, PredictionOutcome
+from vllm_monitor.predictive_failure_detection import Match
+from vllm_monitor.records import PredictionOutcome
 
-__all__ = ["LeadTimes", "Match", "TimeErrors", "lead_times_of", "leads_by_failure", "matches_of", "time_errors_of"]
+__all__ = ["LeadTimes", "TimeErrors", "lead_times_of", "time_errors_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A prediction and the failure that it foretold."""
-
-    prediction: FailurePrediction
-    failure: Episode
-
-    @property
-    def seconds(self) -> float:
-        """From the prediction to the failure; above 0."""
-        return self.failure.happened_at - self.prediction.timestamp
+MOST_SECONDS = 1e9
+"""A time that is told more wrongly than this, thirty years, is nonsense of whoever told it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,32 +54,6 @@ class TimeErrors:
     interval_coverage: float | None
 
 
-def matches_of(predictions: Iterable[FailurePrediction], failures: Iterable[Episode]) -> list[Match]:
-    """Predictions that were followed by what they foretold.
-
-    A prediction speaks of the first failure of its target and type after it, and has foretold it when that came
-    within its horizon. So one prediction foretells one failure; a failure may have been foretold by many.
-    """
-    by_subject: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
-    for episode in sorted(failures, key=lambda one: one.happened_at):
-        by_subject[episode.target, episode.failure_type].append(episode)
-    found = []
-    for prediction in predictions:
-        after = by_subject.get((prediction.target, prediction.failure_type), [])
-        place = bisect_right(after, prediction.timestamp, key=lambda one: one.happened_at)
-        if place < len(after) and after[place].happened_at - prediction.timestamp <= prediction.horizon_seconds:
-            found.append(Match(prediction, after[place]))
-    return found
-
-
-def leads_by_failure(matches: Iterable[Match]) -> dict[Episode, float]:
-    """Each failure that was foreseen, and the seconds from its earliest prediction to it."""
-    leads: dict[Episode, float] = {}
-    for match in matches:
-        leads[match.failure] = max(match.seconds, leads.get(match.failure, 0.0))
-    return leads
-
-
 def lead_times_of(leads: Sequence[float]) -> LeadTimes | None:
     """Lead times in a few figures; ``None`` when nothing was foreseen."""
     if not leads:
@@ -103,7 +66,7 @@ def time_errors_of(matches: Iterable[Match]) -> TimeErrors:
     """How well the time was told by predictions that are resolved as happened."""
     happened = [one for one in matches if one.prediction.outcome is PredictionOutcome.HAPPENED]
     distances = [abs(one.prediction.time_to_failure - one.seconds) for one in happened]
-    known = [distance for distance in distances if math.isfinite(distance)]
+    known = [distance for distance in distances if distance < MOST_SECONDS]
     within = [
         low <= one.seconds <= high
         for one in happened

@@ -110,7 +110,7 @@ def score_report(
     failures = _failures(store, target, failure_type, reach)
     complete_since = rows_complete_since(counts, predictions)
     within = counts_between(counts, predictions, start, end)
-    watched = watched_range(store, target, start, end, traces=_traces(predictions, failures, within))
+    watched = watched_range(store, target, start, end, now=now, traces=_traces(predictions, failures, within))
     scores = score_predictions(
         predictions,
         failures,

@@ -7,18 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_monitor.failures import Episode
+from vllm_monitor.predictive_failure_detection import Match, leads_by_failure, matches_of
 from vllm_monitor.records import FAILURE_TYPES, FailurePrediction, PredictionOutcome, PredictionScore
 from vllm_monitor.report.calibration import Calibration, calibration_of
 from vllm_monitor.report.daily_counts import DAY_SECONDS
-from vllm_monitor.report.foreseen import (
-    LeadTimes,
-    Match,
-    TimeErrors,
-    lead_times_of,
-    leads_by_failure,
-    matches_of,
-    time_errors_of,
-)
+from vllm_monitor.report.foreseen import LeadTimes, TimeErrors, lead_times_of, time_errors_of
 
 __all__ = ["RESOLVED_FOR_CALIBRATION", "FailureScore", "Scores", "score_predictions"]
 

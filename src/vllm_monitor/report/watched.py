@@ -8,9 +8,17 @@ from vllm_monitor.persistence import PersistenceManager
 
 __all__ = ["watched_range"]
 
+DAY_SECONDS = 86_400.0
+
 
 def watched_range(
-    store: PersistenceManager, target: str | None, start: float | None, end: float | None, *, traces: Iterable[float]
+    store: PersistenceManager,
+    target: str | None,
+    start: float | None,
+    end: float | None,
+    *,
+    now: float,
+    traces: Iterable[float],
 ) -> tuple[float, float] | None:
     """From the first to the last trace of watching, cut to the range.
 
@@ -22,12 +30,13 @@ def watched_range(
         target: Only this server; ``None`` for all.
         start: Unix seconds; ``None`` is no bound.
         end: Likewise.
+        now: Unix seconds; a trace of more than a day later is that of a clock that was wrong, and none.
         traces: Other times, in unix seconds, at which somebody watched.
 
     Returns:
         Unix seconds of both; ``None`` when nothing was watched in the range.
     """
-    times = [*traces, *_stored(store, target, start)]
+    times = [time for time in (*traces, *_stored(store, target, start)) if 0.0 < time <= now + DAY_SECONDS]
     if not times:
         return None
     first = max(min(times), start if start is not None else min(times))

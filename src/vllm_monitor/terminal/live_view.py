@@ -15,7 +15,7 @@ from rich.text import Text
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.plugin_system import Panel
-from vllm_monitor.records import Event
+from vllm_monitor.records import Event, FailurePrediction
 from vllm_monitor.terminal.held_stderr import HeldStderr
 from vllm_monitor.terminal.plain import PlainLines
 from vllm_monitor.terminal.safe_text import Script
@@ -40,7 +40,7 @@ class LiveView:
     On a terminal the alternate screen is used and drawn by a thread of its own, so that a slow or stopped
     terminal never delays the watch; the cursor and the normal screen come back on :meth:`stop`, also after an
     exception or Ctrl-C when used as a context manager. Anywhere else one line is printed per target when its
-    condition changes, and a summary every 10 s.
+    condition changes, for each prediction, failure and alert, and a summary every 10 s.
 
     Thread-safe. ``update`` on a terminal only takes the picture and returns; on a pipe it prints.
 
@@ -76,7 +76,12 @@ class LiveView:
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def update(
-        self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine, panels: Sequence[Panel] = ()
+        self,
+        snapshots: Sequence[Snapshot],
+        events: Sequence[Event],
+        store: StoreLine,
+        panels: Sequence[Panel] = (),
+        predictions: Sequence[FailurePrediction] = (),
     ) -> None:
         """Take one tick.
 
@@ -85,14 +90,15 @@ class LiveView:
             events: What happened; events given before are recognised and not shown twice.
             store: The state of the store.
             panels: What plugins show.
+            predictions: Those that are open.
         """
         with self._lock:
             before = self._watched.last_timestamp
-            self._watched.take(snapshots, events, store, panels)
+            fresh = self._watched.take(snapshots, events, store, panels, predictions)
             if self._watched.last_timestamp != before:  # the same pictures again are no sign of life
                 self._updated_at = self._clock.monotonic()
             if not self.full_screen:
-                self._plain.tell(self._watched)
+                self._plain.tell(self._watched, fresh)
 
     def render(self, size: tuple[int, int]) -> RenderableType:
         """The screen for a terminal of ``size`` (cells, lines): never wider, never higher."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from vllm_monitor.picture.snapshot import Snapshot
-from vllm_monitor.records import Condition
+from vllm_monitor.records import Condition, Event, Severity
 from vllm_monitor.terminal import format as human
 from vllm_monitor.terminal.conditions import condition_label
 from vllm_monitor.terminal.history import TargetHistory
@@ -16,6 +18,9 @@ from vllm_monitor.terminal.watched import Watched
 __all__ = ["PlainLines"]
 
 _SUMMARY_EVERY_SECONDS = 10.0
+_TOLD_EVENTS = frozenset({"failure_predicted", "prediction_resolved", "failure_over", "alert_resolved"})
+"""Also when there is nothing to worry about in them."""
+_TOLD_OTHERWISE = frozenset({"condition_changed"})
 
 
 class PlainLines:
@@ -35,10 +40,19 @@ class PlainLines:
         self._store_healthy = True
         self._summarised_at: float | None = None
 
-    def tell(self, watched: Watched) -> None:
-        """Print one line for each target whose condition changed, and the summary when it is due."""
+    def tell(self, watched: Watched, events: Sequence[Event] = ()) -> None:
+        """Print one line for each target whose condition changed and each event that matters, and the summary.
+
+        Args:
+            watched: All that is known.
+            events: What has happened since this was last called.
+        """
         for history in watched.most_urgent_first:
             self._tell_condition(history.snapshot)
+        for event in events:
+            if event.event_type in _TOLD_EVENTS or _alarms(event):
+                where = f"{event.target} " if event.target else ""
+                self._print(event.timestamp, f"{where}{event.severity.value}: {event.message}")
         now = watched.last_timestamp
         if watched.store.healthy is not self._store_healthy:
             self._store_healthy = watched.store.healthy
@@ -92,3 +106,7 @@ def _one_target(history: TargetHistory) -> str:
 def _many_targets(watched: Watched) -> str:
     counts = " ".join(f"{number} {name.replace('_', ' ')}" for number, name in watched.condition_counts)
     return f"{len(watched.histories)} targets: {counts}"
+
+
+def _alarms(event: Event) -> bool:
+    return event.severity is not Severity.INFO and event.event_type not in _TOLD_OTHERWISE

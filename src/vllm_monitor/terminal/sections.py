@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.plugin_system import Panel
-from vllm_monitor.records import Condition, Event, Severity
+from vllm_monitor.records import Condition, Event, FailurePrediction, Severity
 from vllm_monitor.terminal import format as human
 from vllm_monitor.terminal.arrange import Section, fixed
 from vllm_monitor.terminal.conditions import (
@@ -30,6 +30,7 @@ __all__ = [
     "heading",
     "heartbeat_section",
     "panel_section",
+    "predictions_section",
     "store_section",
     "text_section",
     "title_section",
@@ -37,6 +38,7 @@ __all__ = [
 
 # A page older than this many seconds is old enough that its figures must not be read as "now".
 _OLD_PAGE_SECONDS = 5.0
+_MOST_PREDICTIONS = 4
 _SEVERITY_STYLES = {Severity.INFO: "", Severity.WARNING: "bold yellow", Severity.CRITICAL: "bold red"}
 _SEVERITY_WORDS = {Severity.INFO: "info", Severity.WARNING: "WARNING", Severity.CRITICAL: "CRITICAL"}
 
@@ -147,6 +149,33 @@ def events_section(
     if not events:
         return fixed([])
     return Section(build, 1 + min(wanted, len(events)), 2, priority)
+
+
+def predictions_section(
+    predictions: Sequence[FailurePrediction],
+    now: float,
+    width: int,
+    script: Script,
+    *,
+    with_target: bool,
+    priority: int,
+) -> Section:
+    """Open predictions, each with what speaks for it on lines of its own; nothing without any."""
+    lines: list[Text] = []
+    for one in predictions[:_MOST_PREDICTIONS]:
+        left = max(0.0, one.timestamp + one.time_to_failure - now)
+        sure = "" if one.calibrated else ", uncalibrated"
+        where = f"[{one.target}] " if with_target else ""
+        words = f"{where}{one.failure_type} {one.probability:.0%}{sure}, expected in {human.duration(left)}"
+        lines += [
+            Text(f" {part}", style="bold yellow", no_wrap=True) for part in script.wrap(words, max(1, width - 1), 1)
+        ]
+        why = "; ".join(one.contributing_factors)
+        lines += [Text(f"   {part}", no_wrap=True) for part in script.wrap(why, max(1, width - 3), 2)]
+    if not lines:
+        return fixed([])
+    title = heading("predicted", width, script)
+    return Section(lambda height: [title, *lines[: height - 1]], 1 + len(lines), 2, priority)
 
 
 def panel_section(panel: Panel, width: int, script: Script, *, priority: int) -> Section:

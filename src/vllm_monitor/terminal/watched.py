@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vllm_monitor.picture.snapshot import Snapshot
 from vllm_monitor.plugin_system import Panel
-from vllm_monitor.records import Event
+from vllm_monitor.records import Event, FailurePrediction
 from vllm_monitor.terminal.conditions import CALM, urgency
 from vllm_monitor.terminal.history import TargetHistory
 from vllm_monitor.terminal.store_line import StoreLine
@@ -27,16 +27,23 @@ class Watched:
         self.histories: dict[str, TargetHistory] = {}
         self.store = StoreLine()
         self.panels: tuple[Panel, ...] = ()
+        self.predictions: tuple[FailurePrediction, ...] = ()
         self.first_timestamp: float | None = None
         self.last_timestamp: float | None = None
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
 
     def take(
-        self, snapshots: Sequence[Snapshot], events: Sequence[Event], store: StoreLine, panels: Sequence[Panel] = ()
-    ) -> None:
-        """Take one tick. Events that are already known are not taken twice."""
+        self,
+        snapshots: Sequence[Snapshot],
+        events: Sequence[Event],
+        store: StoreLine,
+        panels: Sequence[Panel] = (),
+        predictions: Sequence[FailurePrediction] = (),
+    ) -> list[Event]:
+        """Take one tick. Events that are already known are not taken twice; the new ones are the answer."""
         self.store = store
         self.panels = tuple(panels)
+        self.predictions = tuple(predictions)
         if snapshots:
             now = max(snapshot.timestamp for snapshot in snapshots)
             for snapshot in snapshots:
@@ -46,9 +53,12 @@ class Watched:
                 history.observe(snapshot)
                 history.mentioned_at = now
             self._advance(now)
+        fresh = []
         for event in events:
             if event not in self._events:
                 self._events.append(event)
+                fresh.append(event)
+        return fresh
 
     @property
     def duration_seconds(self) -> float:
@@ -80,6 +90,11 @@ class Watched:
         """Events of one target and of the monitor itself, or of all (``None``), newest first."""
         chosen = [event for event in self._events if target is None or event.target in {"", target}]
         return sorted(chosen, key=lambda event: event.timestamp)[::-1]
+
+    def predictions_of(self, target: str | None) -> list[FailurePrediction]:
+        """Open predictions of one target, or of all (``None``), the most likely first."""
+        chosen = [one for one in self.predictions if target in (None, one.target)]
+        return sorted(chosen, key=lambda one: -one.probability)
 
     def total(self, name: str) -> float | None:
         """The sum of a canonical value over the targets that know it; ``None`` when none does."""

@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from vllm_monitor.predictive_failure_detection.features import Features
 from vllm_monitor.predictive_failure_detection.plain_state import number_of
 
-__all__ = ["HeartbeatGaps"]
+__all__ = ["HeartbeatGaps", "age_on_page"]
 
 GAP_SECONDS = 0.9
 MEMORY_SECONDS = 150.0
 """Time constant over which stutters are remembered."""
+
+
+def age_on_page(features: Features) -> float:
+    """How old the newest sign of progress was when the newest page was made: that no page comes is no sign of it."""
+    return max(0.0, features.value("progress_age_seconds", 0.0) - features.facts.get("page_age_seconds", 0.0))
 
 
 class HeartbeatGaps:
@@ -36,8 +41,8 @@ class HeartbeatGaps:
     def score(self, features: Features) -> NDArray[np.float64]:
         """``gap_length`` is 0.5 at three seconds, ``progress_late`` at two and a half."""
         longest = features.value("inter_token_latency_longest_seconds", 0.0)
-        age, running = features.value("progress_age_seconds", 0.0), features.value("requests_running", 0.0)
-        late = age / 5.0 if running > 0 else 0.0
+        running = features.value("requests_running", 0.0)
+        late = age_on_page(features) / 5.0 if running > 0 else 0.0
         found = [float(longest >= GAP_SECONDS), self._next(features), longest / (longest + 3.0), late]
         return np.asarray(np.clip(np.nan_to_num(np.array(found)), 0.0, 1.0))
 

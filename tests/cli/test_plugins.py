@@ -101,6 +101,7 @@ def samples(store: Path) -> int:
     return len(done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_running_watch_takes_up_what_is_added_and_switched_off(tmp_path: Path, file: Path) -> None:
     """As an operator would: from another terminal, beside the watch."""
     store = tmp_path / "store"

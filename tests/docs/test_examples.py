@@ -12,6 +12,7 @@ from tests.docs.pages import REPOSITORY
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_twice_in_a_row(example: Path, tmp_path: Path) -> None:
     outputs = []

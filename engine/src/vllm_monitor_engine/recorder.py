@@ -1,0 +1,242 @@
+"""Takes steps from the event loop, and tells the monitor about them from a thread of its own.
+
+The loop only ever appends to a bounded buffer. The thread counts, in slices so short that the loop never waits long for
+the interpreter, and writes what it counted into the spool. Whatever goes wrong in it is counted and told, never raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vllm_monitor_engine.engine_totals import EngineTotals
+from vllm_monitor_engine.heartbeat import Heartbeat
+from vllm_monitor_engine.request_lines import request_line
+from vllm_monitor_engine.settings import EngineSettings
+from vllm_monitor_engine.spool import Spool
+from vllm_monitor_engine.step_buffer import StepBuffer
+
+__all__ = ["InFlight", "Recorder"]
+
+InFlight = tuple[float, float | None] | None
+"""Requests in flight and the age of the oldest in seconds, each as far as it is known."""
+
+_log = logging.getLogger("vllm.vllm_monitor_engine")
+
+SLICE_STEPS = 32
+"""Steps counted before other threads get their turn."""
+TOTALS_SECONDS = 1.0
+"""Without anything new a line is written this often: the sign of life."""
+PENDING_LINES = 10_000
+"""Lines that wait in memory while the disk takes none; the oldest go first."""
+MEASURE_EVERY = 64
+"""Each so many calls from the loop are timed, one."""
+
+
+class Recorder:
+    """The recorder of one process. :meth:`record` and :meth:`note` are for the loop; the rest works by itself.
+
+    Args:
+        settings: How it works.
+        spool: Where it writes.
+        bounds: Gives the bounds of the server's own histograms, asked once, in the thread.
+        in_flight: Gives the requests that this process has given to an engine and not got back whole, and the age of
+            the oldest in seconds; ``None`` where that cannot be known.
+        wall: Unix seconds.
+        monotonic: Seconds of a clock that never jumps.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        spool: Spool,
+        *,
+        bounds: Callable[[], Mapping[str, Sequence[float]]] = dict,
+        in_flight: Callable[[], InFlight] = lambda: None,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._bounds = bounds
+        self._in_flight = in_flight
+        self._wall = wall
+        self._monotonic = monotonic
+        self._buffer = StepBuffer(settings.buffer_steps)
+        self._notes: list[dict[str, Any]] = []
+        self._engines: dict[int, EngineTotals] = {}
+        self._known_bounds: Mapping[str, Sequence[float]] | None = None
+        self._heartbeats: dict[int | None, Heartbeat] = {}
+        self._largest_gap_seconds = 0.0
+        self._pending: list[dict[str, Any]] = []
+        self._wake = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
+        self._last_totals_at = -1e9
+        self._calls = 0
+        self._timed_calls = 0
+        self._timed_seconds = 0.0
+        self.lost_lines = 0
+        self.faults = 0
+
+    # -- on the event loop -----------------------------------------------------------------------------------------
+
+    def record(self, engine: int, scheduler: object, iteration: object) -> None:
+        """Take one step; never raises, never waits."""
+        self._calls += 1
+        if self._calls % MEASURE_EVERY:
+            self._buffer.append(engine, scheduler, iteration, self._monotonic)
+            return
+        began = time.perf_counter()
+        self._buffer.append(engine, scheduler, iteration, self._monotonic)
+        self._timed_seconds += time.perf_counter() - began
+        self._timed_calls += 1
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Tell a rare fact, as that an engine sleeps."""
+        if len(self._notes) < PENDING_LINES:
+            self._notes.append({"kind": kind, "t": self._wall(), **facts})
+        else:
+            self.lost_lines += 1
+
+    # -- in the thread ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to count and write."""
+        self._thread = threading.Thread(target=self._run, name="vllm-monitor-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """Write what is left, and end; waits no longer than it is told."""
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._wake.wait(self._settings.flush_seconds)
+            self.turn()
+        self.note("end")
+        self.turn(last=True)
+        self._spool.close()
+
+    def turn(self, *, last: bool = False) -> None:
+        """Count what has come and write it; a fault of ours is counted, and the next turn goes on."""
+        try:
+            self._count()
+            self._tell(last)
+        except Exception:  # whatever it is, the server goes on, and so do we
+            self.faults += 1
+            if self.faults == 1:
+                with contextlib.suppress(Exception):
+                    _log.warning("vllm-monitor: a fault of its own; counted from now on", exc_info=True)
+
+    def _count(self) -> None:
+        while steps := self._buffer.take(SLICE_STEPS):
+            now = self._wall()
+            for step in steps:
+                try:
+                    self._engine(step.engine).add(step.at, step.scheduler, step.iteration)
+                    for request in getattr(step.iteration, "finished_requests", None) or ():
+                        self._keep({"kind": "request", **request_line(request, step.iteration, step.engine, now)})
+                except Exception:  # one step of an unknown shape costs that step
+                    self.faults += 1
+            time.sleep(0)  # others want the interpreter, too
+
+    def _engine(self, index: int) -> EngineTotals:
+        totals = self._engines.get(index)
+        if totals is None:
+            if self._known_bounds is None:
+                try:
+                    self._known_bounds = self._bounds()
+                except Exception:
+                    self._known_bounds = {}
+            totals = self._engines[index] = EngineTotals(self._known_bounds)
+        return totals
+
+    def _tell(self, last: bool) -> None:
+        now = self._monotonic()
+        for change in self._beats(now):
+            self.note(**change)
+        while self._notes:
+            self._keep(self._notes.pop(0))
+        if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS:
+            self._last_totals_at = now
+            self._keep(self._totals(now))
+        if self._pending:
+            done = self._spool.write(self._pending)
+            del self._pending[:done]
+
+    def _beats(self, now: float) -> list[dict[str, Any]]:
+        """Of each engine, as it says itself what it has in flight, and of all, as this process knows it."""
+        changes: list[dict[str, Any]] = []
+        gaps = [0.0]
+        for index, engine in self._engines.items():
+            gaps.append(engine.take_largest_gap())
+            changes += self._heartbeat(index).look(
+                now, step_at=engine.last_at, in_flight=engine.in_flight, largest_gap_seconds=gaps[-1]
+            )
+        self._largest_gap_seconds = max(self._largest_gap_seconds, *gaps)
+        in_flight, oldest = self._flying()
+        changes += self._heartbeat(None).look(
+            now,
+            step_at=self._buffer.last_at,
+            in_flight=in_flight,
+            oldest_seconds=oldest,
+            largest_gap_seconds=max(gaps),
+        )
+        return changes
+
+    def _heartbeat(self, engine: int | None) -> Heartbeat:
+        return self._heartbeats.setdefault(engine, Heartbeat(self._settings.stall_seconds, engine))
+
+    def _flying(self) -> tuple[float, float | None]:
+        """Requests in flight, and the age of the oldest where it is known."""
+        try:
+            seen = self._in_flight()
+        except Exception:
+            seen = None
+        if seen is not None:
+            return seen
+        return sum(engine.in_flight for engine in self._engines.values()), None
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        self._pending.append(line)
+        if len(self._pending) > PENDING_LINES:
+            del self._pending[0]
+            self.lost_lines += 1
+
+    def _totals(self, now: float) -> dict[str, Any]:
+        in_flight, oldest = self._flying()
+        step_at = self._buffer.last_at
+        gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
+        return {
+            "kind": "totals",
+            "t": self._wall(),
+            "engines": {str(index): engine.as_json() for index, engine in sorted(self._engines.items())},
+            "in_flight": in_flight,
+            "oldest_request_seconds": None if oldest is None else round(oldest, 3),
+            "step_age_seconds": None if step_at is None else round(now - step_at, 3),
+            "stalled_seconds": round(max(one.stalled_seconds(now) for one in self._heartbeats.values()), 3),
+            "largest_step_gap_seconds": round(gap, 6),
+            "lost_steps": self._buffer.lost,
+            "lost_lines": self.lost_lines,
+            "faults": self.faults,
+            "cpu_seconds": round(self.cpu_seconds(), 6),
+            "record_seconds": self.record_seconds(),
+        }
+
+    # -- what it costs ---------------------------------------------------------------------------------------------
+
+    def record_seconds(self) -> float | None:
+        """Mean time of one call from the loop, measured on a share of them."""
+        return self._timed_seconds / self._timed_calls if self._timed_calls else None
+
+    def cpu_seconds(self) -> float:
+        """CPU that all of this has used: the thread, as its own clock says, and the calls from the loop."""
+        return time.thread_time() + self._calls * (self.record_seconds() or 0.0)

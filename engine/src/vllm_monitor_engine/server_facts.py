@@ -1,0 +1,125 @@
+"""What a process can say about the server it is in: for the header of its spool, and for the histograms' bounds."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["find_in_flight", "process_start_time", "server_bounds", "server_header"]
+
+PREFIX = "vllm:"
+FRAMES_SEARCHED = 12
+
+
+def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]:
+    """Which process this is, and what it serves. What cannot be known is left out; never raises.
+
+    Secrets of the command line are not among it.
+    """
+    facts: dict[str, Any] = {
+        "pid": os.getpid(),
+        "process_started": process_start_time(os.getpid()),
+        "engines": list(engine_indexes),
+        "vllm_version": _text(sys.modules.get("vllm"), "__version__"),
+    }
+    model = getattr(vllm_config, "model_config", None)
+    cache = getattr(vllm_config, "cache_config", None)
+    parallel = getattr(vllm_config, "parallel_config", None)
+    scheduler = getattr(vllm_config, "scheduler_config", None)
+    served = getattr(model, "served_model_name", None)
+    facts["model"] = str(served[0] if isinstance(served, list) and served else served or "")
+    for name, source, attribute in (
+        ("max_model_len", model, "max_model_len"),
+        ("dtype", model, "dtype"),
+        ("quantization", model, "quantization"),
+        ("num_gpu_blocks", cache, "num_gpu_blocks"),
+        ("block_size", cache, "block_size"),
+        ("cache_dtype", cache, "cache_dtype"),
+        ("enable_prefix_caching", cache, "enable_prefix_caching"),
+        ("tensor_parallel_size", parallel, "tensor_parallel_size"),
+        ("pipeline_parallel_size", parallel, "pipeline_parallel_size"),
+        ("data_parallel_size", parallel, "data_parallel_size"),
+        ("max_num_seqs", scheduler, "max_num_seqs"),
+        ("max_num_batched_tokens", scheduler, "max_num_batched_tokens"),
+        ("max_num_queued_reqs", scheduler, "max_num_queued_reqs"),
+    ):
+        value = getattr(source, attribute, None)
+        if value is not None:
+            facts[name] = value if isinstance(value, (int, float, bool)) else str(value)
+    return facts
+
+
+def process_start_time(pid: int) -> int | None:
+    """Clock ticks after boot at which a process began; with its number it names it among all since boot."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def server_bounds() -> dict[str, list[float]]:
+    """Upper bounds of the server's own histograms, by their names without prefix, from its registry of metrics.
+
+    So ours are counted in the same buckets as its own, whatever its version and its options. Empty where there is no
+    such registry.
+    """
+    module = sys.modules.get("prometheus_client")
+    if module is None:
+        return {}
+    found: dict[str, list[float]] = {}
+    for family in module.REGISTRY.collect():
+        if family.type != "histogram" or not family.name.startswith(PREFIX):
+            continue
+        bounds = {float(sample.labels["le"]) for sample in family.samples if "le" in sample.labels}
+        if bounds:
+            found[family.name[len(PREFIX) :]] = sorted(bound for bound in bounds if math.isfinite(bound))
+    return found
+
+
+def find_in_flight(wall: Callable[[], float]) -> Callable[[], tuple[int, float | None] | None]:
+    """A way to ask for the requests in flight of the engine client that is being made by our callers.
+
+    A stat logger is not told of its client, but is made by it: among the callers of its constructor one has the table
+    of requests. Only so can a stall be seen that begins while nothing runs. Where none is found, the answer is always
+    ``None``.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # documented, and the only way to one's caller
+    for _ in range(FRAMES_SEARCHED):
+        if frame is None:
+            break
+        owner = frame.f_locals.get("self")
+        processor = getattr(owner, "output_processor", None)
+        if isinstance(getattr(processor, "request_states", None), dict):
+            return _counter(weakref.ref(processor), wall)
+        frame = frame.f_back
+    return lambda: None
+
+
+def _counter(processor: weakref.ref[Any], wall: Callable[[], float]) -> Callable[[], tuple[int, float | None] | None]:
+    def in_flight() -> tuple[int, float | None] | None:
+        alive = processor()
+        if alive is None:
+            return None
+        for _ in range(3):  # the loop may change it meanwhile
+            try:
+                states = list(alive.request_states.values())
+            except RuntimeError:
+                continue
+            arrivals = [getattr(getattr(one, "stats", None), "arrival_time", None) for one in states]
+            known = [at for at in arrivals if isinstance(at, float) and at > 0]
+            return len(states), max(0.0, wall() - min(known)) if known else None
+        return None
+
+    return in_flight
+
+
+def _text(source: Any, attribute: str) -> str | None:
+    value = getattr(source, attribute, None)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,114 @@
+"""A spool: what was seen waits in files until a monitor reads it, also when there is none, or this server dies.
+
+Chosen over a socket, because the monitor may come late, restart or be killed without anything being kept in the
+server's memory; over shared memory, because plain lines outlive the server and can be read with ``tail``. Lines are
+JSON, numbered without a gap, in segments; a reader takes segments in order and leaves a last line without its end for
+later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FORMAT", "SUFFIX", "Spool"]
+
+FORMAT = 1
+SUFFIX = ".spool"
+SEGMENTS = 8
+FORGOTTEN_SECONDS = 7 * 86_400.0
+
+
+class Spool:
+    """The files of one process. For one thread; an error of the disk is kept in :attr:`failure`, not raised.
+
+    Args:
+        folder: Where the files are; made, for this user alone, when it is not there.
+        name: Unique among processes; the files are ``name.000001.spool`` and so on.
+        limit_bytes: All files together; the oldest segment goes first.
+        header: What every segment begins with.
+    """
+
+    def __init__(self, folder: Path, name: str, limit_bytes: int, header: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._name = name
+        self._segment_bytes = max(4096, limit_bytes // SEGMENTS)
+        self._header = dict(header)
+        self._descriptor: int | None = None
+        self._segment = 0
+        self._written = 0
+        self._lines = 0
+        self._torn = False
+        self._cleaned = False
+        self.failure: OSError | None = None
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> int:
+        """Append records, each as one numbered line; returns how many are in the files whole.
+
+        Fewer than all when the disk would not take them (:attr:`failure` says why); give the rest again later.
+        """
+        if not records:
+            return 0
+        data = [_line({"n": self._lines + place, **record}) for place, record in enumerate(records, start=1)]
+        done = 0
+        try:
+            if self._descriptor is None or self._written + sum(map(len, data)) > self._segment_bytes:
+                self._begin_segment()
+            for line in data:
+                self._append(line)
+                done += 1
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure = None
+        self._lines += done
+        return done
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def _begin_segment(self) -> None:
+        self.close()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._cleaned:
+            self._remove_forgotten()
+            self._cleaned = True
+        self._segment += 1
+        path = self._folder / f"{self._name}.{self._segment:06d}{SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        self._descriptor = os.open(path, flags, 0o600)
+        self._written, self._torn = 0, False
+        self._append(_line({**self._header, "kind": "header", "format": FORMAT, "segment": self._segment}))
+        too_old = self._folder / f"{self._name}.{self._segment - SEGMENTS:06d}{SUFFIX}"
+        too_old.unlink(missing_ok=True)
+
+    def _append(self, line: bytes) -> None:
+        assert self._descriptor is not None  # noqa: S101  # a segment was begun
+        if self._torn:  # a full disk took only a part of the line before; end it, so that this one is whole
+            line = b"\n" + line
+        done = 0
+        try:
+            while done < len(line):
+                done += os.write(self._descriptor, line[done:])
+        finally:
+            self._written += done
+            self._torn = (0 < done < len(line)) or (self._torn and done == 0)
+
+    def _remove_forgotten(self) -> None:
+        """Files of processes that nobody has read, or written, for a week."""
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
+                    path.unlink()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"

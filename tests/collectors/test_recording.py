@@ -21,6 +21,8 @@ from vllm_monitor.collectors.recording import RecordingWriter, read_recording
 from vllm_monitor.errors import RecordingError
 from vllm_monitor.records import (
     CanaryObservation,
+    EngineNote,
+    EngineObservation,
     GpuInfo,
     GpuObservation,
     HealthObservation,
@@ -35,6 +37,7 @@ from vllm_monitor.records import (
     ProbeFailure,
     ProcessInfo,
     ProcessObservation,
+    RequestSummary,
     Series,
     VersionObservation,
 )
@@ -106,6 +109,40 @@ gpus = st.builds(
     utilisation_ratio=st.none() | reals,
     throttle_reasons=st.none() | counts,
 )
+
+
+@st.composite
+def engine_tellings(draw: st.DrawFn) -> EngineObservation:
+    columns = draw(st.lists(series, max_size=4, unique_by=str))
+    values = draw(st.lists(reals, min_size=len(columns), max_size=len(columns)))
+    fixed = draw(st.fixed_dictionaries(timing))
+    request = RequestSummary(
+        timestamp=draw(times),
+        model=draw(texts),
+        finish_reason=draw(texts),
+        prompt_tokens=draw(st.none() | counts),
+        duration_seconds=draw(st.none() | reals),
+        target=fixed["target"],
+        metadata=draw(st.dictionaries(texts, reals, max_size=2)),
+        request_id=draw(st.none() | texts.filter(bool)),
+    )
+    note = EngineNote(draw(times), draw(texts), draw(st.dictionaries(texts, counts | texts, max_size=2)))
+    return EngineObservation(
+        **fixed,
+        api_server=draw(texts),
+        layout=Layout(columns) if columns else None,
+        values=array("d", values) if columns else None,
+        in_flight=draw(reals),
+        oldest_request_seconds=draw(st.none() | reals),
+        step_age_seconds=draw(st.none() | reals),
+        stalled_seconds=draw(reals),
+        lost=draw(counts),
+        faults=draw(counts),
+        requests=draw(st.sampled_from([(), (request,)])),
+        notes=draw(st.sampled_from([(), (note,)])),
+    )
+
+
 observations = st.one_of(
     good_pages(),
     st.builds(PageObservation, **timing, status=st.none() | st.integers(100, 599), failure=failures),
@@ -141,6 +178,7 @@ observations = st.one_of(
     st.builds(LoadObservation, **timing, server_load=st.none() | reals),
     st.builds(PauseObservation, **timing, is_paused=st.none() | st.booleans()),
     st.builds(GpuObservation, **timing, gpus=st.lists(gpus, max_size=2).map(tuple)),
+    engine_tellings(),
 )
 
 

@@ -13,6 +13,8 @@ from vllm_monitor.collectors.recording_lines import GROUND_TRUTH_KINDS, LineEnco
 from vllm_monitor.core import replay_ticks
 from vllm_monitor.records import (
     CanaryObservation,
+    EngineNote,
+    EngineObservation,
     GpuInfo,
     GpuObservation,
     HealthObservation,
@@ -25,6 +27,7 @@ from vllm_monitor.records import (
     ProbeFailure,
     ProcessInfo,
     ProcessObservation,
+    RequestSummary,
     Series,
     VersionObservation,
 )
@@ -47,6 +50,14 @@ def one_of_each() -> list[Observation]:
         LoadObservation(target=TARGET, timestamp=1.0),
         PauseObservation(target=TARGET, timestamp=1.0),
         GpuObservation(target=TARGET, timestamp=1.0, gpus=(GpuInfo(0, "a GPU"),)),
+        EngineObservation(
+            target=TARGET,
+            timestamp=1.0,
+            layout=layout,
+            values=values,
+            requests=(RequestSummary(timestamp=1.0),),
+            notes=(EngineNote(1.0, "end"),),
+        ),
     ]
 
 

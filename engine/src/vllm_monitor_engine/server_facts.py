@@ -15,6 +15,7 @@ __all__ = ["find_in_flight", "process_start_time", "server_bounds", "server_head
 
 PREFIX = "vllm:"
 FRAMES_SEARCHED = 12
+DEFAULT_PORT = 8000
 
 
 def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]
         "pid": os.getpid(),
         "process_started": process_start_time(os.getpid()),
         "engines": list(engine_indexes),
+        "port": _port(sys.argv),
         "vllm_version": _text(sys.modules.get("vllm"), "__version__"),
     }
     model = getattr(vllm_config, "model_config", None)
@@ -118,6 +120,17 @@ def _counter(processor: weakref.ref[Any], wall: Callable[[], float]) -> Callable
         return None
 
     return in_flight
+
+
+def _port(arguments: list[str]) -> int:
+    """The port that a command line serves on."""
+    port = DEFAULT_PORT
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--port":
+            value = value or (arguments[place + 1] if place + 1 < len(arguments) else "")
+            port = int(value) if value.isdecimal() else port
+    return port
 
 
 def _text(source: Any, attribute: str) -> str | None:

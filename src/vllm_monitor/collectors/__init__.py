@@ -3,6 +3,8 @@
 Each collector delivers observations (:mod:`vllm_monitor.records`) and none of them judges what it sees.
 """
 
+from vllm_monitor.collectors.engine_lines import ENGINE_METRICS
+from vllm_monitor.collectors.engine_spool import EngineSpool, default_spool_dir
 from vllm_monitor.collectors.exposition import PageParser, ParsedPage
 from vllm_monitor.collectors.gpu import GpuCollector
 from vllm_monitor.collectors.http_session import Connections, make_tls_context
@@ -23,10 +25,12 @@ from vllm_monitor.collectors.server_log import LogTail
 from vllm_monitor.collectors.targets import normalise_target
 
 __all__ = [
+    "ENGINE_METRICS",
     "LEAST_INTERVAL_SECONDS",
     "MOST_INTERVAL_SECONDS",
     "PROBE_METRICS",
     "Connections",
+    "EngineSpool",
     "GpuCollector",
     "LocalMachine",
     "LogTail",
@@ -40,6 +44,7 @@ __all__ = [
     "ServerFacts",
     "TargetProbe",
     "authorisation_headers",
+    "default_spool_dir",
     "make_tls_context",
     "normalise_target",
     "read_recording",

@@ -1,8 +1,8 @@
 """The lines of a recording: one JSON object per observation.
 
 The kinds ``metrics``, ``health``, ``proc``, ``log`` and ``client`` (with the tag ``canary``) are the common
-format. Ours adds what that lacks: the kinds ``meta``, ``version``, ``load``, ``paused`` and ``gpu``, and the
-keys ``failure`` (kind and message), ``kinds`` (one letter per series), ``malformed`` and ``target``. Readers
+format. Ours adds what that lacks: the kinds ``meta``, ``version``, ``load``, ``paused``, ``gpu`` and ``engine``,
+and the keys ``failure`` (kind and message), ``kinds`` (one letter per series), ``malformed`` and ``target``. Readers
 that do not know them lose nothing by ignoring them.
 """
 
@@ -18,9 +18,16 @@ from typing import Any, TypeVar
 from vllm_monitor.collectors.exposition import intern_layout
 from vllm_monitor.collectors.host import parse_pressure
 from vllm_monitor.collectors.probe_failures import failure_from_recorded_status, failure_from_status
+from vllm_monitor.collectors.recording_engine_lines import (
+    KIND_LETTERS,
+    KINDS_BY_LETTER,
+    decode_engine,
+    encode_engine,
+)
 from vllm_monitor.collectors.sample_lines import infer_kind, parse_series_text
 from vllm_monitor.records import (
     CanaryObservation,
+    EngineObservation,
     GpuInfo,
     GpuObservation,
     HealthObservation,
@@ -43,15 +50,6 @@ __all__ = ["GROUND_TRUTH_KINDS", "LineDecoder", "LineEncoder", "MalformedLineErr
 
 GROUND_TRUTH_KINDS = frozenset({"client", "event"})
 """What a monitor must not see: what clients met and what was injected; only our own canary is exempt."""
-
-_KIND_LETTERS = {
-    MetricKind.COUNTER: "c",
-    MetricKind.GAUGE: "g",
-    MetricKind.HISTOGRAM: "h",
-    MetricKind.SUMMARY: "s",
-    MetricKind.UNKNOWN: "u",
-}
-_KINDS_BY_LETTER = {letter: kind for kind, letter in _KIND_LETTERS.items()}
 
 # Keys of a process in a line, and the fields they stand for.
 _PROCESS_KEYS = {
@@ -134,7 +132,7 @@ class LineEncoder:
         if page.layout is not self._layout:
             self._layout = page.layout
             self._keys = [f"{json.dumps(str(series))}: " for series in page.layout.series]
-            self._kinds = "".join(_KIND_LETTERS[series.kind] for series in page.layout.series)
+            self._kinds = "".join(KIND_LETTERS[series.kind] for series in page.layout.series)
         numbers = json.dumps(page.values.tolist())[1:-1].split(", ")
         # Written by hand because a page may hold a series twice, which a dictionary cannot.
         values = ", ".join(map("".join, zip(self._keys, numbers, strict=True)))
@@ -203,7 +201,7 @@ class LineDecoder:
         if self._layout is None or names != self._names or letters != self._letters:
             series = [parse_series_text(name) for name in names]
             if letters is not None and len(letters) == len(series):
-                kinds = [_KINDS_BY_LETTER.get(letter, MetricKind.UNKNOWN) for letter in letters]
+                kinds = [KINDS_BY_LETTER.get(letter, MetricKind.UNKNOWN) for letter in letters]
             else:
                 known = {one.name for one in series}
                 kinds = [infer_kind(one.name, known) for one in series]
@@ -304,6 +302,7 @@ _ENCODERS: tuple[tuple[type, Callable[[Any], dict[str, Any]]], ...] = (
     (LoadObservation, _load),
     (PauseObservation, _paused),
     (GpuObservation, _gpu),
+    (EngineObservation, encode_engine),
 )
 
 
@@ -446,4 +445,5 @@ _DECODERS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Observation]]
     "load": _decode_load,
     "paused": _decode_paused,
     "gpu": _decode_gpu,
+    "engine": decode_engine,
 }

@@ -68,6 +68,8 @@ class MonitorConfig(BaseSettings):
         canary_timeout_seconds: A canary without a token after this long has failed.
         ttft_objective_seconds: Longest time to first token that is still good; guardrails use it.
         inter_token_objective_seconds: Longest time between two tokens that is still good; likewise.
+        spool_dir: Where the part inside the servers leaves what it saw (docs/inside.md); by default the folder of each
+            server's user.
         predict: Predict failures.
         prediction_least_probability: No failure is predicted below it, 0 to 1; by default the shipped thresholds.
         prediction_daily_budget: Most predictions for one server in 24 hours.
@@ -88,6 +90,7 @@ class MonitorConfig(BaseSettings):
     canary_timeout_seconds: float = Field(default=5.0, ge=0.5, le=300.0)
     ttft_objective_seconds: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     inter_token_objective_seconds: float = Field(default=0.2, gt=0.0, allow_inf_nan=False)
+    spool_dir: Path | None = None
     predict: bool = True
     prediction_least_probability: float | None = Field(default=None, gt=0.0, lt=1.0, allow_inf_nan=False)
     prediction_daily_budget: int = Field(default=48, ge=0, le=10_000)

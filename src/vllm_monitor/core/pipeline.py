@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
+from vllm_monitor.core.inside_stories import InsideStories
 from vllm_monitor.core.stored_story import read_story
 from vllm_monitor.core.target_failures import TargetFailures
 from vllm_monitor.core.target_predictions import PredictionSource, TargetPredictions
@@ -24,6 +25,7 @@ from vllm_monitor.records import (
     Alert,
     AlertState,
     Condition,
+    EngineObservation,
     Event,
     FailurePrediction,
     LogObservation,
@@ -135,6 +137,12 @@ class TargetPipeline:
         )
         self._restarts: int | None = None
         self._has_died = False
+        self._inside = InsideStories(
+            target,
+            store,
+            ttft_objective_seconds=ttft_objective_seconds,
+            inter_token_objective_seconds=inter_token_objective_seconds,
+        )
 
     def resume(self, now: float) -> None:
         """Go on from what is stored of failures and predictions, before the first step. Not for an event loop.
@@ -146,6 +154,7 @@ class TargetPipeline:
         """
         if self._store is None:
             return
+        self._inside.resume(now)
         story = read_story(self._store, self.target, now=now, longest_hole_seconds=self._longest_hole)
         self._failures.resume(story.failures, now, story.last_seen)
         self._predictions.resume(now, story)
@@ -163,6 +172,11 @@ class TargetPipeline:
     def restore(self, learned: dict[str, Any]) -> None:
         """Go on from what an earlier watch has learned, see :meth:`take_learned`."""
         self._failures.restore(learned)
+
+    @property
+    def inside_read_until(self) -> Mapping[str, float]:
+        """What of the part inside the server is stored: by API process, unix seconds of its newest line."""
+        return self._inside.read_until
 
     def step(self, now: float, observations: Sequence[Observation]) -> Tick:
         """One tick.
@@ -183,6 +197,7 @@ class TargetPipeline:
         if observed.away_seconds is not None:
             events.append(_came_back(self.target, now, observed))
         self._own_events = []
+        events += self._inside.take_events()
         if judgement.condition is not self._condition:
             if self._condition is not None:
                 events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
@@ -273,6 +288,8 @@ class TargetPipeline:
         if self._store is None:
             return
         for observation in observations:
+            if isinstance(observation, EngineObservation):
+                self._inside.save(observation)
             if not isinstance(observation, PageObservation):
                 continue
             if observation.layout is not None and observation.values is not None:

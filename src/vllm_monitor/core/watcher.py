@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from vllm_monitor.clock import Clock
 from vllm_monitor.collectors import (
     Connections,
+    EngineSpool,
     GpuCollector,
     LocalMachine,
     LogTail,
@@ -25,7 +26,7 @@ from vllm_monitor.collectors import (
 )
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
-from vllm_monitor.records import Observation, VersionObservation
+from vllm_monitor.records import EngineObservation, Observation, VersionObservation
 
 __all__ = ["TargetWatcher"]
 
@@ -88,6 +89,8 @@ class TargetWatcher:
             max_page_bytes=config.max_page_bytes,
         )
         self._processes = ProcessCollector(target.url, clock, machine)
+        folders = [] if config.spool_dir is None else [config.spool_dir]
+        self._inside = EngineSpool(target.url, folders, pipeline.inside_read_until)
         self._facts: ServerFacts | None = None
         self._gpus = gpus
         self._host_thread = host_thread
@@ -162,6 +165,9 @@ class TargetWatcher:
         """Processes and GPUs; in a thread, because finding out whether a name is this machine asks the DNS."""
         loop = asyncio.get_running_loop()
         look = await loop.run_in_executor(self._host_thread, self._processes.collect)
+        servers = () if look is None else [one.pid for one in look.processes if one.role == "api"]
+        for told in await loop.run_in_executor(self._host_thread, self._look_inside, servers, look is not None):
+            self._arrive(told)
         gpus = await loop.run_in_executor(self._host_thread, self._gpus.collect) if look is not None else None
         if gpus is not None:
             self._arrive(replace(gpus, target=self.url))
@@ -171,6 +177,9 @@ class TargetWatcher:
             names = [gpu.name for gpu in gpus.gpus] if gpus is not None else []
             self._pipeline.set_facts(replace(facts, hardware_state={**facts.hardware_state, "gpus": names}))
         return look
+
+    def _look_inside(self, servers: Sequence[int], is_local: bool) -> list[EngineObservation]:
+        return self._inside.collect(servers, self._clock.now(), is_local=is_local)
 
     def _start_when_due(
         self, name: str, every_seconds: float, probe: Callable[[], Coroutine[Any, Any, Observation | None]]

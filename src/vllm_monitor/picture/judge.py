@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vllm_monitor.picture.evidence import ApiEvidence, LogEvidence, ProcessEvidence, ServerLife
 from vllm_monitor.picture.heartbeat import Pulse
 from vllm_monitor.picture.log_signatures import LogSignature
-from vllm_monitor.records import Condition, HostPressure
+from vllm_monitor.records import Condition, EngineObservation, HostPressure
 
 __all__ = ["Judge", "Judgement", "View", "is_pressed"]
 
@@ -70,6 +70,7 @@ class View:
         tokens_lately: Tokens generated in the last 10 s, without those of our canaries; ``None`` when unknown.
         preempted_lately: Preemptions since the page before.
         new_page: Whether a good page has come since the last judgement.
+        inside: What our part inside the server told lately, if there is one.
     """
 
     now: float
@@ -82,11 +83,16 @@ class View:
     tokens_lately: float | None
     preempted_lately: float
     new_page: bool
+    inside: tuple[EngineObservation, ...] = ()
 
     @property
     def host(self) -> HostPressure | None:
         """Pressure on the server's host, where it is ours."""
         return self.processes.newest.host if self.processes.newest is not None else None
+
+
+def _stalled_inside(one: EngineObservation) -> float:
+    return one.stalled_seconds
 
 
 def is_pressed(host: HostPressure | None) -> bool:
@@ -332,6 +338,13 @@ class Judge:
             since = view.now - self._stalled_by_pile_at
             if pulse.progress_age_seconds < since + 1.0 or since > LATCH_SECONDS:
                 self._stalled_by_pile_at = None
+        inside = max((one for one in view.inside if one.stalled_seconds > 0), key=_stalled_inside, default=None)
+        if inside is not None and not starving:
+            return Judgement(
+                Condition.STALLED,
+                f"no engine step for {inside.stalled_seconds:.0f} s although {inside.in_flight:.0f} requests are in "
+                "flight, says our part inside the server",
+            )
         if pulse.stuck_seconds < limit and self._stalled_by_pile_at is None:
             return None
         who = pulse.waiting_evidence() or "connections were piling up"

@@ -20,6 +20,7 @@ from vllm_monitor.picture.windows import CounterWindow, histogram_quantile
 from vllm_monitor.records import (
     CanaryObservation,
     Condition,
+    EngineObservation,
     Event,
     GpuInfo,
     GpuObservation,
@@ -43,6 +44,7 @@ MOST_NOTES = 20
 """A page that invents names all the time must not fill memory and store with complaints."""
 OLD_PAGE_SECONDS = 10.0
 OLD_PAGES = 3.0
+INSIDE_OLD_SECONDS = 5.0
 """Figures are shown until their page is older than ten seconds and than three times the last step between pages."""
 
 _RATES = {
@@ -97,6 +99,7 @@ class TargetPicture:
         self._version: str | None = None
         self._models: tuple[str, ...] = ()
         self._server_load: float | None = None
+        self._inside: dict[str, EngineObservation] = {}
         self._judgement = Judgement(Condition.UNKNOWN, "nothing seen yet")
         self._condition_since: float | None = None
         self._notes: dict[str, None] = {}
@@ -126,6 +129,8 @@ class TargetPicture:
                 self._gpus = observation.gpus
             case VersionObservation():
                 self._see_version(observation)
+            case EngineObservation():
+                self._inside[observation.api_server] = observation
 
     def judge(self, now: float) -> Judgement:
         """The condition as of ``now``; once per tick, after the observations of the tick."""
@@ -251,6 +256,13 @@ class TargetPicture:
             values["canary_latency_seconds"] = self._api.canary.latency_seconds
         if self._server_load is not None:
             values["server_load"] = self._server_load
+        inside = self._told_inside(now)
+        if inside:
+            values["inside_requests_in_flight"] = sum(one.in_flight for one in inside)
+            values["inside_stalled_seconds"] = max(one.stalled_seconds for one in inside)
+            oldest = [one.oldest_request_seconds for one in inside if one.oldest_request_seconds is not None]
+            if oldest:
+                values["inside_oldest_request_seconds"] = max(oldest)
         self._add_host(values)
         return values
 
@@ -458,4 +470,9 @@ class TargetPicture:
             tokens_lately=tokens,
             preempted_lately=self._preempted_lately if self._new_page else 0.0,
             new_page=self._new_page,
+            inside=self._told_inside(now),
         )
+
+    def _told_inside(self, now: float) -> tuple[EngineObservation, ...]:
+        """What the part inside the server told lately, by each of its processes."""
+        return tuple(one for one in self._inside.values() if abs(now - one.timestamp) <= INSIDE_OLD_SECONDS)

@@ -15,6 +15,8 @@ from vllm_monitor.records.lifecycle import (
 from vllm_monitor.records.mitigation import AttemptStatus, MitigationAttempt, MitigationOutcome
 from vllm_monitor.records.observation import (
     CanaryObservation,
+    EngineNote,
+    EngineObservation,
     GpuInfo,
     GpuObservation,
     HealthObservation,
@@ -63,6 +65,8 @@ __all__ = [
     "AttemptStatus",
     "CanaryObservation",
     "Condition",
+    "EngineNote",
+    "EngineObservation",
     "Event",
     "FailurePattern",
     "FailurePrediction",

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
+from vllm_monitor.records.request import RequestSummary
 from vllm_monitor.records.series import Layout
 
 __all__ = [
     "CanaryObservation",
+    "EngineNote",
+    "EngineObservation",
     "GpuInfo",
     "GpuObservation",
     "HealthObservation",
@@ -229,6 +233,52 @@ class GpuObservation(_Timed):
     gpus: tuple[GpuInfo, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class EngineNote:
+    """A rare fact that the part inside the server told.
+
+    Args:
+        timestamp: Unix seconds.
+        kind: ``engine_initialized``, ``stalled``, ``stall_over``, ``sleep``, ``rejected``, ``lever`` or ``end``.
+        facts: What it said of it.
+    """
+
+    timestamp: float
+    kind: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineObservation(_Timed):
+    """What the part of ours inside a server told with one line of totals, and since the line before.
+
+    Args:
+        api_server: Which of the server's API processes, ``"0"`` where there is one.
+        layout: Columns of the samples.
+        values: The samples, counted since that process began.
+        in_flight: Requests given to an engine and not got back whole.
+        oldest_request_seconds: Age of the oldest of them; ``None`` when it is not known.
+        step_age_seconds: Time since the last step; ``None`` before the first.
+        stalled_seconds: How long no step has come although requests are in flight; 0 while all is well.
+        lost: Steps and lines that were lost inside, or on the way here, since that process began.
+        faults: Faults of our own part inside, since that process began.
+        requests: Requests that have finished.
+        notes: Rare facts.
+    """
+
+    api_server: str = "0"
+    layout: Layout | None = None
+    values: array[float] | None = None
+    in_flight: float = 0.0
+    oldest_request_seconds: float | None = None
+    step_age_seconds: float | None = None
+    stalled_seconds: float = 0.0
+    lost: int = 0
+    faults: int = 0
+    requests: tuple[RequestSummary, ...] = ()
+    notes: tuple[EngineNote, ...] = ()
+
+
 Observation = (
     PageObservation
     | HealthObservation
@@ -239,4 +289,5 @@ Observation = (
     | LogObservation
     | ProcessObservation
     | GpuObservation
+    | EngineObservation
 )

@@ -1,0 +1,235 @@
+"""Reading what the part inside a server left: nothing twice, nothing of others, nothing that harms."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engine.steps import finished, iteration, scheduler
+
+from vllm_monitor.collectors import EngineSpool
+from vllm_monitor.collectors.engine_lines import note_of, request_of, samples_of
+from vllm_monitor.records import EngineObservation, MetricKind
+from vllm_monitor_engine.recorder import Recorder
+from vllm_monitor_engine.settings import EngineSettings
+from vllm_monitor_engine.spool import Spool
+
+URL = "http://127.0.0.1:8000"
+OURS = (os.getpid(),)
+NOW = 2_000.0
+
+
+class Inside:
+    """The part inside a server, with a clock of its own."""
+
+    def __init__(self, folder: Path, name: str = f"{os.getpid()}-77-1", limit: int = 1_000_000, **header: Any) -> None:
+        self.now = 1_000.0
+        self.spool = Spool(folder, name, limit, {"pid": os.getpid(), "model": "tiny", "port": 8000, **header})
+        self.recorder = Recorder(
+            EngineSettings(enabled=True), self.spool, wall=lambda: self.now, monotonic=lambda: self.now
+        )
+
+    def serve(self, *names: str) -> None:
+        self.now += 1.0
+        self.recorder.record(0, scheduler(), iteration(*(finished(name) for name in names), ttft=(0.2,), at=self.now))
+        self.recorder.turn()
+
+
+def read(spool: EngineSpool, pids: tuple[int, ...] = OURS) -> list[EngineObservation]:
+    return spool.collect(pids, NOW)
+
+
+def ids(observations: list[EngineObservation]) -> list[str]:
+    return [one.metadata["server_request_id"] for observation in observations for one in observation.requests]
+
+
+def test_what_was_served_is_read_once(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside.serve("a", "b")
+    (one,) = read(spool)
+    assert ids([one]) == ["a", "b"]
+    assert one.timestamp == 1_001.0
+    request = one.requests[0]
+    assert (request.model, request.target, request.finish_reason) == ("tiny", URL, "stop")
+    assert (request.timestamp, request.prompt_tokens, request.output_tokens) == (999.0, 12, 31)
+    assert (request.time_to_first_token_seconds, request.queue_seconds) == (0.5, 0.1)
+    assert not read(spool)
+    inside.serve("c")
+    assert ids(read(spool)) == ["c"]
+
+
+def test_its_samples_are_named_as_the_servers_own(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside.serve("a")
+    (one,) = read(spool)
+    assert one.layout is not None
+    assert one.values is not None
+    rows = dict(zip(map(str, one.layout.series), one.values, strict=True))
+    labels = 'api_server="0",engine="0"'
+    assert rows[f"vllm_monitor_engine_generation_tokens_total{{{labels}}}"] == 2
+    assert rows[f"vllm_monitor_engine_num_requests_running{{{labels}}}"] == 1
+    assert rows[f'vllm_monitor_engine_request_success_total{{{labels},finished_reason="stop"}}'] == 1
+    bucket = f"vllm_monitor_engine_time_to_first_token_seconds_bucket{{{labels},le="
+    assert rows[f'{bucket}"0.1"}}'] == 0
+    assert rows[f'{bucket}"0.25"}}'] == 1
+    assert rows[f'{bucket}"+Inf"}}'] == 1
+    kinds = {series.name: series.kind for series in one.layout.series}
+    assert kinds["vllm_monitor_engine_lost_steps_total"] is MetricKind.COUNTER
+    assert kinds["vllm_monitor_engine_time_to_first_token_seconds_sum"] is MetricKind.HISTOGRAM
+
+
+def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    inside = Inside(tmp_path)
+    for number in range(100):
+        inside.serve(f"{number}")
+    first = EngineSpool(URL, [tmp_path])
+    seen = read(first)
+    assert ids(seen) == [f"{number}" for number in range(100)]
+    for number in range(100, 150):
+        inside.serve(f"{number}")
+    again = EngineSpool(URL, [tmp_path], {"0": seen[-1].timestamp})
+    later = read(again)
+    assert [one.timestamp for one in later if one.layout is not None] == [1_000.0 + n for n in range(101, 151)]
+    assert ids(later)[-50:] == [f"{number}" for number in range(100, 150)]
+    repeated = {one.request_id for observation in later for one in observation.requests}
+    known = {one.request_id for observation in seen for one in observation.requests}
+    assert len(repeated & known) <= 11, "the last ten seconds, with the same ids"
+
+
+def test_segments_that_went_before_they_were_read_are_counted(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path, limit=65_536), EngineSpool(URL, [tmp_path])
+    for number in range(1_000):
+        inside.serve(f"{number}")
+    seen = read(spool)
+    while more := read(spool):
+        seen += more
+    assert ids(seen)[-1] == "999"
+    assert seen[-1].lost == 2_000 - len(seen) - len(ids(seen))
+
+
+def test_a_line_without_its_end_waits_for_it(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside.serve("a")
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    assert not read(spool)
+    file.write_bytes(whole)
+    assert ids(read(spool)) == ["a"]
+
+
+# -- whose it is -----------------------------------------------------------------------------------------------------
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_another_servers_lines_are_left_alone(tmp_path: Path) -> None:
+    Inside(tmp_path).serve("a")
+    assert not read(EngineSpool(URL, [tmp_path]), pids=(1,)), "its process lives, and serves another port"
+
+
+def test_a_dead_servers_lines_are_known_by_its_port(tmp_path: Path) -> None:
+    pid = dead_pid()
+    Inside(tmp_path, f"{pid}-5-1", pid=pid).serve("a")
+    assert ids(read(EngineSpool(URL, [tmp_path]), pids=())) == ["a"]
+    assert not read(EngineSpool("http://127.0.0.1:8001", [tmp_path]), pids=())
+    assert not EngineSpool("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)
+
+
+def test_the_operators_word_comes_first(tmp_path: Path) -> None:
+    Inside(tmp_path, target_url="http://gpu1:8000/").serve("a")
+    assert ids(EngineSpool("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)) == ["a"]
+    assert not read(EngineSpool(URL, [tmp_path]))
+
+
+def test_two_api_servers_of_one_server_are_kept_apart(tmp_path: Path) -> None:
+    first, second = Inside(tmp_path), Inside(tmp_path, f"{os.getpid()}-78-1")
+    first.serve("a")
+    second.serve("b")
+    seen = read(EngineSpool(URL, [tmp_path]))
+    assert {one.api_server for one in seen} == {"0", "1"}
+    assert sorted(ids(seen)) == ["a", "b"]
+
+
+def test_a_server_that_was_restarted_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    before = dead_pid()
+    Inside(tmp_path, f"{before}-5-1", pid=before).serve("a")
+    spool = EngineSpool(URL, [tmp_path])
+    assert [one.api_server for one in read(spool)] == ["0"]
+    Inside(tmp_path).serve("b")
+    assert [one.api_server for one in read(spool)] == ["0"]
+
+
+# -- hostile files ---------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    b"",
+    b"\n\n\n",
+    b"[" * 100_000 + b"\n",
+    b'{"n":1e999,"kind":"totals","t":1}\n',
+    b'{"n":1,"kind":"totals","t":NaN,"engines":{"0":{}}}\n',
+    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"counters":{"a b":1,"x":Infinity,"y":true}},"1":[],"2":3}}\n',
+    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"histograms":{"h":{"bounds":[1,"x"],"counts":[1,2,3],"sum":1}}}}}\n',
+    b'{"n":1,"kind":"totals","t":5,"engines":[],"in_flight":"many","stalled_seconds":-5,"lost_steps":1e300}\n',
+    b'{"n":1,"kind":"request","arrived":-1}\n{"n":2,"kind":"request"}\n{"n":3,"kind":"totals","t":5}\n',
+    b'{"n":1,"kind":"request","arrived":5,"reason":"\\ud800","prompt_tokens":1e308,"id":{}}\n{"n":2,"kind":"totals","t":6}\n',
+    b'{"n":' + b"9" * 5_000 + b',"kind":"totals","t":5}\n',
+    b'{"n":7,"kind":"totals","t":99999999999999}\n',
+    b"\x00\xff" * 50_000,
+    b'{"kind":"header"}\n"text"\n7\nnull\n',
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE)
+def test_a_damaged_or_hostile_file_harms_nothing(tmp_path: Path, content: bytes) -> None:
+    header = json.dumps({"kind": "header", "format": 1, "pid": os.getpid()}).encode() + b"\n"
+    (tmp_path / f"{os.getpid()}-77-1.000001.spool").write_bytes(header + content)
+    for one in read(EngineSpool(URL, [tmp_path])):
+        assert one.timestamp <= NOW
+        assert one.lost >= 0
+        for request in one.requests:
+            request.finish_reason.encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"no json\n", b"{}\n", b'{"format":2,"pid":1}\n', b"[]\n", b"x" * 200_000])
+def test_a_file_without_our_header_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / f"{os.getpid()}-77-1.000001.spool").write_bytes(content)
+    assert not read(EngineSpool(URL, [tmp_path]))
+
+
+def test_links_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    Inside(tmp_path / "elsewhere").serve("a")
+    (real,) = (tmp_path / "elsewhere").iterdir()
+    (folder / f"{os.getpid()}-77-1.000001.spool").symlink_to(real)
+    os.mkfifo(folder / f"{os.getpid()}-78-1.000001.spool")
+    (folder / f"{os.getpid()}-79-1.000001.spool").mkdir()
+    assert not read(EngineSpool(URL, [folder]))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+LINE_KEYS = ("t", "n", "engines", "arrived", "reason", "in_flight", "counters", "histograms", "prompt_tokens", "id")
+
+
+@given(line=st.dictionaries(st.sampled_from(LINE_KEYS) | st.text(max_size=8), json_values, max_size=10))
+def test_no_line_makes_it_raise(line: dict[str, Any]) -> None:
+    layout, values = samples_of(line, "0")
+    assert len(layout) == len(values)
+    request_of(line, URL, "m", "id")
+    note_of(line)

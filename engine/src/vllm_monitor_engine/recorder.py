@@ -80,6 +80,7 @@ class Recorder:
         self._calls = 0
         self._timed_calls = 0
         self._timed_seconds = 0.0
+        self._complained = False
         self.lost_lines = 0
         self.faults = 0
 
@@ -171,6 +172,14 @@ class Recorder:
         if self._pending:
             done = self._spool.write(self._pending)
             del self._pending[:done]
+            self._complain()
+
+    def _complain(self) -> None:
+        """Say once in the server's log that, and why, nothing can be written; and again after it could be."""
+        failure = self._spool.failure
+        if failure is not None and not self._complained:
+            _log.warning("vllm-monitor: what it sees cannot be written and waits in memory: %s", failure)
+        self._complained = failure is not None
 
     def _beats(self, now: float) -> list[dict[str, Any]]:
         """Of each engine, as it says itself what it has in flight, and of all, as this process knows it."""

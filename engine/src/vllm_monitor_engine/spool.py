@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,7 @@ class Spool:
     def _begin_segment(self) -> None:
         self.close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_folder()
         if not self._cleaned:
             self._remove_forgotten()
             self._cleaned = True
@@ -89,6 +91,13 @@ class Spool:
         self._append(_line({**self._header, "kind": "header", "format": FORMAT, "segment": self._segment}))
         too_old = self._folder / f"{self._name}.{self._segment - SEGMENTS:06d}{SUFFIX}"
         too_old.unlink(missing_ok=True)
+
+    def _check_folder(self) -> None:
+        """In a folder of others, or that they may write to, what we write could be theirs: a link, or a lie."""
+        seen = self._folder.stat()
+        if seen.st_uid not in (0, os.getuid()) or seen.st_mode & stat.S_IWOTH:
+            msg = f"{self._folder} belongs to another user, or others may write to it; name one in VLLMMON_SPOOL_DIR"
+            raise PermissionError(msg)
 
     def _append(self, line: bytes) -> None:
         assert self._descriptor is not None  # noqa: S101  # a segment was begun

@@ -1,0 +1,162 @@
+"""The entry point, against shapes of vLLM that are older or newer than any we can install."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import json
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.engine.steps import finished, iteration, scheduler
+from tests.waiting import wait_until
+
+MODULE = "vllm_monitor_engine.stat_logger"
+
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+
+    @abc.abstractmethod
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None: ...
+
+    @abc.abstractmethod
+    def log_engine_initialized(self) -> None: ...
+
+    def log(self) -> None:
+        raise NotImplementedError
+
+
+class Aggregate(Base):
+    @abc.abstractmethod
+    def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None: ...
+
+
+class OfALaterVersion(Aggregate):
+    @abc.abstractmethod
+    def record_weather(self, forecast: str) -> None: ...
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **names: Any) -> Any:
+    """Import the entry point with a vLLM whose module of loggers has these names."""
+    for name in ("vllm", "vllm.v1", "vllm.v1.metrics"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    loggers = types.ModuleType("vllm.v1.metrics.loggers")
+    for name, value in names.items():
+        setattr(loggers, name, value)
+    monkeypatch.setitem(sys.modules, "vllm.v1.metrics.loggers", loggers)
+    sys.modules["vllm.v1.metrics"].loggers = loggers  # type: ignore[attr-defined]
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    return importlib.import_module(MODULE).MonitorStatLogger
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("VLLMMON_ENABLED", "1")
+    monkeypatch.setenv("VLLMMON_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setenv("VLLMMON_FLUSH_SECONDS", "0.05")
+    yield tmp_path / "spool"
+    sys.modules.pop(MODULE, None)
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted(folder.glob("*.spool")) for line in file.read_text().splitlines()]
+
+
+CONFIG = SimpleNamespace(
+    model_config=SimpleNamespace(served_model_name=["tiny", "alias"], max_model_len=1024, dtype="bf16"),
+    scheduler_config=SimpleNamespace(max_num_seqs=8),
+)
+
+
+@pytest.mark.parametrize("base", [Aggregate, OfALaterVersion])
+def test_one_object_for_all_engines(base: type[Base], spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger: Any = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=base)(
+        vllm_config=CONFIG, engine_indexes=[0, 1]
+    )
+    assert issubclass(type(logger), base)
+    logger.log_engine_initialized()
+    logger.record(scheduler(), iteration(finished("a")), mm_cache_stats=None, engine_idx=1)
+    logger.log()
+    logger.record_admission_rejection("max_num_queued_reqs")
+    logger.record_sleep_state(1, 2)
+    wait_until(lambda: {"request", "sleep", "rejected"} <= {line["kind"] for line in told(spool)}, "the facts")
+    lines = told(spool)
+    assert (lines[0]["model"], lines[0]["engines"], lines[0]["max_num_seqs"]) == ("tiny", [0, 1], 8)
+    (request,) = (line for line in lines if line["kind"] == "request")
+    assert (request["id"], request["engine"]) == ("a", 1)
+    assert [line["values"] for line in lines if line["kind"] == "rejected"] == [["max_num_queued_reqs"]]
+    logger._recorder.stop()
+
+
+def test_one_object_for_each_engine_where_there_is_no_other(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = load(monkeypatch, StatLoggerBase=Base)
+    first, second = kind(CONFIG, 0), kind(CONFIG, 1)
+    second.record(scheduler(), iteration(finished("b")), engine_idx=1)
+    wait_until(lambda: any(line["kind"] == "request" for line in told(spool)), "the request")
+    assert len(list(spool.glob("*.spool"))) == 2
+    first._recorder.stop()
+    second._recorder.stop()
+
+
+def test_a_vllm_without_loggers_is_an_import_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AttributeError):
+        load(monkeypatch)
+
+
+def test_without_the_switch_it_does_nothing(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLMMON_ENABLED")
+    before = set(threading.enumerate())
+    logger = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)(CONFIG, [0])
+    logger.record(scheduler(), iteration(finished("a")))
+    logger.log_engine_initialized()
+    assert set(threading.enumerate()) == before
+    assert not spool.exists()
+
+
+class Bad:
+    def __getattr__(self, name: str) -> Any:
+        raise MemoryError(name)
+
+
+def test_a_configuration_of_any_shape_is_taken(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)
+    for config in (None, object(), Bad(), SimpleNamespace(model_config=SimpleNamespace(served_model_name=object()))):
+        logger = kind(config, [0])
+        logger.record(scheduler(), None)
+        if logger._recorder is not None:
+            logger._recorder.stop()
+
+
+def test_a_recorder_that_fails_does_not_reach_the_loop(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)(CONFIG, [0])
+    logger._recorder.stop()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(logger._recorder, "record", fail)
+    monkeypatch.setattr(logger._recorder, "note", fail)
+    logger.record(scheduler(), None)
+    logger.record_sleep_state(1, 1)
+    logger.log_engine_initialized()
+    assert logger._recorder.faults == 3
+
+
+def test_a_folder_that_others_may_write_to_is_refused(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.mkdir()
+    spool.chmod(0o777)
+    logger = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)(CONFIG, [0])
+    logger.record(scheduler(), iteration(finished("a")))
+    logger._recorder.stop()
+    assert not list(spool.iterdir())
+    assert "others may write" in str(logger._recorder._spool.failure)

@@ -104,6 +104,12 @@ class Recorder:
         else:
             self.lost_lines += 1
 
+    def load(self) -> tuple[float, float]:
+        """Requests waiting, and how full the fullest KV cache is, as the engines last said."""
+        gauges = [dict(engine.gauges) for engine in list(self._engines.values())]
+        waiting = sum(one.get("num_requests_waiting", 0.0) + one.get("num_requests_deferred", 0.0) for one in gauges)
+        return waiting, max((one.get("kv_cache_usage_perc", 0.0) for one in gauges), default=0.0)
+
     # -- in the thread ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -1,0 +1,183 @@
+"""A gate before the server: counts requests in flight, and refuses what is too much before anything of it is read.
+
+Pure ASGI, for ``--middleware vllm_monitor_engine.middleware.Gate`` or as the endpoint plugin puts it in. What is
+refused gets status 503 with ``Retry-After``, as load balancers and clients expect. What is no generation passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+__all__ = ["Gate", "GateState", "gate_state", "prompt_hash"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+GENERATION_PATHS = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/inference/v1/generate",
+)
+PROMPT_NAMES = ("prompt", "messages", "input", "token_ids")
+MOST_REFUSED_PROMPTS = 1_000
+MOST_BODY_BYTES = 16 * 1024 * 1024
+
+
+class GateState:
+    """What the gate of this process lets through. For the event loop, except where it is only read.
+
+    Attributes:
+        limit: How many generation requests may be in flight; ``None`` for any number.
+        client_limit: How many of one client address; ``None`` for any number.
+        refused_prompts: Hashes of prompts that are refused (:func:`prompt_hash`), and the monotonic time until when.
+        retry_after_seconds: What those who are refused are told to wait.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.client_limit: int | None = None
+        self.refused_prompts: dict[str, float] = {}
+        self.retry_after_seconds = 1
+        self.in_flight = 0
+        self.passed = 0
+        self.ended = 0
+        self.refused: dict[str, int] = {"limit": 0, "client_limit": 0, "prompt": 0}
+        self.by_client: dict[str, int] = {}
+
+    def why_refused(self, client: str) -> str | None:
+        """Why the next request of this client would be refused; ``None`` when it would not."""
+        if self.limit is not None and self.in_flight >= self.limit:
+            return "limit"
+        if self.client_limit is not None and self.by_client.get(client, 0) >= self.client_limit:
+            return "client_limit"
+        return None
+
+    def refuse_prompt(self, digest: str, until: float) -> None:
+        """Refuse prompts with this hash until a monotonic time; beyond a thousand the oldest are forgotten."""
+        self.refused_prompts.pop(digest, None)
+        self.refused_prompts[digest] = until
+        while len(self.refused_prompts) > MOST_REFUSED_PROMPTS:
+            del self.refused_prompts[next(iter(self.refused_prompts))]
+
+
+_state = GateState()
+
+
+def gate_state() -> GateState:
+    """The state of this process's gate."""
+    return _state
+
+
+class Gate:
+    """The middleware.
+
+    Args:
+        app: The server.
+        state: What it lets through; that of this process by default.
+    """
+
+    def __init__(self, app: App, state: GateState | None = None) -> None:
+        self._app = app
+        self._state = state if state is not None else _state
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope.get("type") != "http" or scope.get("method") != "POST" or scope.get("path") not in GENERATION_PATHS:
+            await self._app(scope, receive, send)
+            return
+        state = self._state
+        client = _client_of(scope)
+        reason = state.why_refused(client)
+        if reason is not None:
+            await self._refuse(reason, send)
+            return
+        # Taken before anything is awaited, so that a burst cannot slip through together.
+        state.in_flight += 1
+        state.passed += 1
+        state.by_client[client] = state.by_client.get(client, 0) + 1
+        try:
+            if state.refused_prompts:
+                body, receive = await _read_body(receive)
+                until = state.refused_prompts.get(prompt_hash(body), 0.0)
+                if time.monotonic() < until:
+                    await self._refuse("prompt", send)
+                    return
+            _give_id(scope)
+            await self._app(scope, receive, send)
+        finally:
+            state.in_flight -= 1
+            state.ended += 1
+            left = state.by_client[client] - 1
+            if left:
+                state.by_client[client] = left
+            else:
+                del state.by_client[client]
+
+    async def _refuse(self, reason: str, send: Send) -> None:
+        self._state.refused[reason] += 1
+        words = {
+            "limit": "The server takes no more requests at the moment (admission limit). Try again later.",
+            "client_limit": "This client has too many requests in flight. Try again when one has ended.",
+            "prompt": "This prompt is refused: it did harm before.",
+        }
+        error = {"message": words[reason], "type": "ServiceUnavailableError", "param": None, "code": 503}
+        content = json.dumps({"error": error}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"retry-after", str(self._state.retry_after_seconds).encode()),
+        ]
+        with contextlib.suppress(OSError):  # the client is gone
+            await send({"type": "http.response.start", "status": 503, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+
+
+def prompt_hash(body: bytes) -> str:
+    """SHA-256 of the prompt of a request, whatever its other parameters are; of the body where it has no prompt."""
+    with contextlib.suppress(ValueError, RecursionError):
+        request = json.loads(body)
+        if isinstance(request, dict):
+            prompt = next((request[name] for name in PROMPT_NAMES if name in request), None)
+            if prompt is not None:
+                body = json.dumps(prompt, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(body).hexdigest()
+
+
+def _client_of(scope: MutableMapping[str, Any]) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _give_id(scope: MutableMapping[str, Any]) -> None:
+    """An id by which the request can be found, and aborted, where the client gave none."""
+    headers = scope.get("headers")
+    if isinstance(headers, list) and not any(name == b"x-request-id" for name, _ in headers):
+        headers.append((b"x-request-id", uuid.uuid4().hex.encode()))
+
+
+async def _read_body(receive: Receive) -> tuple[bytes, Receive]:
+    """The whole body, and a way for the server to read it again; a body that is too long is only read in part."""
+    messages: list[Message] = []
+    size = 0
+    while size <= MOST_BODY_BYTES:
+        message = await receive()
+        messages.append(message)
+        size += len(message.get("body", b""))
+        if message.get("type") != "http.request" or not message.get("more_body"):
+            break
+    body = b"".join(message.get("body", b"") for message in messages)
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return body, again

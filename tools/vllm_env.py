@@ -34,6 +34,7 @@ TORCH_REQUIREMENT = "torch==2.13.0"
 UNWANTED_PACKAGES = ("torchaudio", "torchvision", "torchcodec")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PLUGIN = REPOSITORY / "engine"
 COMPLETE_STAMP = "vllm-monitor-complete.json"
 BUILDING_MARK = "vllm-monitor-building"
 DISTRIBUTION_STAMP = "vllm-monitor-distribution.json"
@@ -103,18 +104,48 @@ def server_command(env: VllmEnvironment, port: int, extra_args: Sequence[str] = 
     return [*command, *extra_args]
 
 
-def server_environment(env: VllmEnvironment, *, development_routes: bool = False) -> dict[str, str]:
+def ensure_plugin() -> Path:
+    """A folder with nothing but ``vllm-monitor-engine``, installed there from this checkout.
+
+    On a server's ``PYTHONPATH`` it is as good as installed: its entry points are found. So one environment serves with
+    and without it. Safe to call from several processes at once.
+
+    Raises:
+        EnvironmentSetupError: When it could not be installed.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(PLUGIN.rglob("*")):
+        if file.suffix in (".py", ".toml", ".md"):
+            digest.update(f"{file.relative_to(PLUGIN)}\0".encode() + file.read_bytes())
+    folder = cache_dir() / f"plugin-{digest.hexdigest()[:12]}"
+    with _lock("plugin"):
+        if not folder.is_dir():
+            half_made = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(half_made, ignore_errors=True)
+            options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+            command = [sys.executable, "-m", "pip", "install", *options, "--target", str(half_made), str(PLUGIN)]
+            _run(command, cache_dir() / "plugin.log")
+            half_made.rename(folder)
+    return folder
+
+
+def server_environment(
+    env: VllmEnvironment, *, development_routes: bool = False, plugin: Path | None = None
+) -> dict[str, str]:
     """The environment variables for :func:`server_command`: ours, and nothing that leads elsewhere.
 
     Args:
         env: The environment that serves.
         development_routes: Also offer ``/pause``, ``/is_paused`` and the like.
+        plugin: What :func:`ensure_plugin` gave, where the part inside the server is to be found.
     """
     variables = _clean_environment()
     variables["PATH"] = f"{env.python.parent}{os.pathsep}{variables.get('PATH', os.defpath)}"
     variables |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if development_routes:
         variables["VLLM_SERVER_DEV_MODE"] = "1"
+    if plugin is not None:
+        variables["PYTHONPATH"] = str(plugin)
     return variables
 
 

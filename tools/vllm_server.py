@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +39,8 @@ class VllmServer:
         development_routes: Offer ``/pause`` and the like.
         extra_args: Further arguments for vLLM.
         port: Where it listens; a free one unless it takes the place of another.
+        plugin: Folder with the part inside the server (``vllm_env.ensure_plugin``); none by default.
+        variables: Further environment variables.
         cpus: Cores that it and all its processes may use; any by default. Its busy loops let whoever shares a core
             with them wait, for seconds when there are few cores.
     """
@@ -51,6 +53,8 @@ class VllmServer:
         development_routes: bool = True,
         extra_args: Sequence[str] = (),
         port: int | None = None,
+        plugin: Path | None = None,
+        variables: Mapping[str, str] | None = None,
         cpus: Collection[int] | None = None,
     ) -> None:
         self.port = _free_port() if port is None else port
@@ -60,7 +64,10 @@ class VllmServer:
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 server_command(env, self.port, extra_args),
-                env=server_environment(env, development_routes=development_routes),
+                env={
+                    **server_environment(env, development_routes=development_routes, plugin=plugin),
+                    **(variables or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

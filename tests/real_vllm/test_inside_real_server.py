@@ -1,0 +1,173 @@
+"""The part inside a real server: what it tells is what the clients and the server's own metrics say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import statistics
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.waiting import wait_until
+
+import vllm_env
+from vllm_monitor.core import MonitorConfig, VLLMMonitor
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_server import VllmServer
+
+BUCKET = re.compile(r'^vllm:(\w+_seconds)_bucket\{.*le="([^"]+)".*\} (\S+)$', re.MULTILINE)
+HISTOGRAMS = (
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+)
+
+
+@pytest.fixture(scope="module")
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inside") / "spool"
+
+
+@pytest.fixture(scope="module")
+def server(
+    vllm_environment: vllm_env.VllmEnvironment, spool: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    with VllmServer(
+        vllm_environment,
+        tmp_path_factory.mktemp("vllm") / "server.log",
+        development_routes=False,
+        plugin=vllm_env.ensure_plugin(),
+        variables={
+            "VLLMMON_ENABLED": "1",
+            "VLLMMON_SPOOL_DIR": str(spool),
+            "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
+        },
+    ) as started:
+        yield started
+
+
+def complete(server: VllmServer, number: int, tokens: int = 16) -> tuple[float, int, str]:
+    """Stream one completion: seconds to its first token, its tokens, and the id that the client is told."""
+    body = {
+        "model": server.model,
+        "prompt": f"{number} " * 8,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    request = post(f"{server.url}/v1/completions", body)
+    first, used, name, began = None, 0, "", time.perf_counter()
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # likewise
+        for line in answer:
+            if not line.startswith(b"data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            name = chunk["id"]
+            if chunk["choices"] and first is None:
+                first = time.perf_counter() - began
+            if chunk.get("usage"):
+                used = chunk["usage"]["completion_tokens"]
+    assert first is not None
+    return first, used, name
+
+
+def post(url: str, body: Any) -> urllib.request.Request:
+    data = None if body is None else json.dumps(body).encode()
+    return urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  # our own http:// URL
+
+
+def lever(server: VllmServer, path: str, body: Any = None) -> dict[str, Any]:
+    with urllib.request.urlopen(post(f"{server.url}/v1/vllm-monitor/{path}", body), timeout=30) as answer:  # noqa: S310
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def test_requests_and_histograms_are_those_of_client_and_server(
+    server: VllmServer, spool: Path, tmp_path: Path
+) -> None:
+    complete(server, 0)  # warm
+    config = MonitorConfig(targets=(server.url,), interval_seconds=0.5, spool_dir=spool, predict=False)
+    store = PersistenceConfig(storage_dir=tmp_path / "store")
+    with VLLMMonitor(config, persistence_config=store):
+        seen = []
+        for number in range(1, 31):
+            seen.append(complete(server, number))
+            time.sleep(0.2)
+        time.sleep(3.0)
+        page = server.get("/metrics")
+    with PersistenceManager(store) as kept:
+        requests = [one for one in kept.get_requests(limit=None, target=server.url) if one.finish_reason == "length"]
+        assert len(requests) == 31
+        told = {one.metadata["server_request_id"]: one for one in requests}
+        assert sum(one.output_tokens or 0 for one in requests) == 31 * 16
+        assert {used for _, used, _ in seen} == {16}
+        first = [one.time_to_first_token_seconds for one in requests[:30]]
+        ours = statistics.median(value for value in first if value is not None)
+        theirs = statistics.median(value for value, _, _ in seen)
+        print(f"median TTFT: {ours * 1000:.1f} ms inside, {theirs * 1000:.1f} ms at the client")
+        assert abs(ours - theirs) <= 0.025
+        assert len(told) == 31
+        assert all(one.queue_seconds is not None and one.met_objective for one in requests[:30])
+        buckets = {(name, bound): float(count) for name, bound, count in BUCKET.findall(page)}
+        inside = {
+            (
+                sample["metric_name"].removeprefix("vllm_monitor_engine_").removesuffix("_bucket"),
+                sample["tags"]["le"],
+            ): sample["value"]
+            for sample in kept.latest(target=server.url)
+            if sample["metric_name"].startswith("vllm_monitor_engine_") and "le" in sample["tags"]
+        }
+        compared = {key for key in buckets if key[0] in HISTOGRAMS}
+        assert len({name for name, _ in compared}) == len(HISTOGRAMS)
+        assert {key: inside.get(key) for key in compared} == {key: buckets[key] for key in compared}
+
+
+def test_a_frozen_engine_is_told_within_five_seconds(server: VllmServer, spool: Path, tmp_path: Path) -> None:
+    engine = server.process("engine")
+    events: list[tuple[float, str]] = []
+    config = MonitorConfig(targets=(server.url,), interval_seconds=0.5, spool_dir=spool, predict=False)
+    monitor = VLLMMonitor(config, persistence_config=PersistenceConfig(storage_dir=tmp_path / "store"))
+    monitor.add_listener(lambda tick: events.extend((one.timestamp, one.event_type) for one in tick.events))
+    with monitor:
+        client = threading.Thread(target=complete, args=(server, 1, 800))
+        client.start()
+        time.sleep(2.0)
+        frozen_at = time.time()
+        os.kill(engine.pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: any(kind == "inside_stalled" for _, kind in events), "the stall", 10)
+        finally:
+            os.kill(engine.pid, signal.SIGCONT)
+        told_at = next(at for at, kind in events if kind == "inside_stalled")
+        print(f"told {told_at - frozen_at:.1f} s after the freeze")
+        assert told_at - frozen_at <= 5.0
+        client.join()
+        wait_until(lambda: any(kind == "inside_stall_over" for _, kind in events), "its end", 10)
+
+
+def test_levers_work_without_development_routes(server: VllmServer) -> None:
+    status = lever(server, "status")
+    assert {"pause", "resume", "abort", "reset_prefix_cache", "admission_limit"} <= set(status["levers"])
+    assert status["is_paused"] is False
+    assert lever(server, "pause", {"mode": "keep", "for_seconds": 2})["is_paused"]
+    assert lever(server, "status")["is_paused"]
+    wait_until(lambda: not lever(server, "status")["is_paused"], "that the pause ends by itself", 5)
+    assert lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})["done"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        complete(server, 1)
+    assert refused.value.code == 503
+    assert refused.value.headers["Retry-After"] == "1"
+    assert lever(server, "admission-limit", {"limit": None})["before"] == 0
+    complete(server, 1)
+    assert lever(server, "reset-prefix-cache", {})["done"]

@@ -42,6 +42,10 @@ class Inside:
         self.recorder.turn()
 
 
+def spool_of(url: str, folders: list[Path], read_until: dict[str, float] | None = None) -> EngineSpool:
+    return EngineSpool(url, folders, read_until, port=int(url.rpartition(":")[2]))
+
+
 def read(spool: EngineSpool, pids: tuple[int, ...] = OURS) -> list[EngineObservation]:
     return spool.collect(pids, NOW)
 
@@ -51,7 +55,7 @@ def ids(observations: list[EngineObservation]) -> list[str]:
 
 
 def test_what_was_served_is_read_once(tmp_path: Path) -> None:
-    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
     inside.serve("a", "b")
     (one,) = read(spool)
     assert ids([one]) == ["a", "b"]
@@ -66,7 +70,7 @@ def test_what_was_served_is_read_once(tmp_path: Path) -> None:
 
 
 def test_its_samples_are_named_as_the_servers_own(tmp_path: Path) -> None:
-    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
     inside.serve("a")
     (one,) = read(spool)
     assert one.layout is not None
@@ -89,12 +93,12 @@ def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: P
     inside = Inside(tmp_path)
     for number in range(100):
         inside.serve(f"{number}")
-    first = EngineSpool(URL, [tmp_path])
+    first = spool_of(URL, [tmp_path])
     seen = read(first)
     assert ids(seen) == [f"{number}" for number in range(100)]
     for number in range(100, 150):
         inside.serve(f"{number}")
-    again = EngineSpool(URL, [tmp_path], {"0": seen[-1].timestamp})
+    again = spool_of(URL, [tmp_path], {"0": seen[-1].timestamp})
     later = read(again)
     assert [one.timestamp for one in later if one.layout is not None] == [1_000.0 + n for n in range(101, 151)]
     assert ids(later)[-50:] == [f"{number}" for number in range(100, 150)]
@@ -104,7 +108,7 @@ def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: P
 
 
 def test_segments_that_went_before_they_were_read_are_counted(tmp_path: Path) -> None:
-    inside, spool = Inside(tmp_path, limit=65_536), EngineSpool(URL, [tmp_path])
+    inside, spool = Inside(tmp_path, limit=65_536), spool_of(URL, [tmp_path])
     for number in range(1_000):
         inside.serve(f"{number}")
     seen = read(spool)
@@ -115,7 +119,7 @@ def test_segments_that_went_before_they_were_read_are_counted(tmp_path: Path) ->
 
 
 def test_a_line_without_its_end_waits_for_it(tmp_path: Path) -> None:
-    inside, spool = Inside(tmp_path), EngineSpool(URL, [tmp_path])
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
     inside.serve("a")
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -136,28 +140,28 @@ def dead_pid() -> int:
 
 def test_another_servers_lines_are_left_alone(tmp_path: Path) -> None:
     Inside(tmp_path).serve("a")
-    assert not read(EngineSpool(URL, [tmp_path]), pids=(1,)), "its process lives, and serves another port"
+    assert not read(spool_of(URL, [tmp_path]), pids=(1,)), "its process lives, and serves another port"
 
 
 def test_a_dead_servers_lines_are_known_by_its_port(tmp_path: Path) -> None:
     pid = dead_pid()
     Inside(tmp_path, f"{pid}-5-1", pid=pid).serve("a")
-    assert ids(read(EngineSpool(URL, [tmp_path]), pids=())) == ["a"]
-    assert not read(EngineSpool("http://127.0.0.1:8001", [tmp_path]), pids=())
-    assert not EngineSpool("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)
+    assert ids(read(spool_of(URL, [tmp_path]), pids=())) == ["a"]
+    assert not read(spool_of("http://127.0.0.1:8001", [tmp_path]), pids=())
+    assert not spool_of("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)
 
 
 def test_the_operators_word_comes_first(tmp_path: Path) -> None:
     Inside(tmp_path, target_url="http://gpu1:8000/").serve("a")
-    assert ids(EngineSpool("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)) == ["a"]
-    assert not read(EngineSpool(URL, [tmp_path]))
+    assert ids(spool_of("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)) == ["a"]
+    assert not read(spool_of(URL, [tmp_path]))
 
 
 def test_two_api_servers_of_one_server_are_kept_apart(tmp_path: Path) -> None:
     first, second = Inside(tmp_path), Inside(tmp_path, f"{os.getpid()}-78-1")
     first.serve("a")
     second.serve("b")
-    seen = read(EngineSpool(URL, [tmp_path]))
+    seen = read(spool_of(URL, [tmp_path]))
     assert {one.api_server for one in seen} == {"0", "1"}
     assert sorted(ids(seen)) == ["a", "b"]
 
@@ -165,7 +169,7 @@ def test_two_api_servers_of_one_server_are_kept_apart(tmp_path: Path) -> None:
 def test_a_server_that_was_restarted_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     before = dead_pid()
     Inside(tmp_path, f"{before}-5-1", pid=before).serve("a")
-    spool = EngineSpool(URL, [tmp_path])
+    spool = spool_of(URL, [tmp_path])
     assert [one.api_server for one in read(spool)] == ["0"]
     Inside(tmp_path).serve("b")
     assert [one.api_server for one in read(spool)] == ["0"]
@@ -195,7 +199,7 @@ HOSTILE = [
 def test_a_damaged_or_hostile_file_harms_nothing(tmp_path: Path, content: bytes) -> None:
     header = json.dumps({"kind": "header", "format": 1, "pid": os.getpid()}).encode() + b"\n"
     (tmp_path / f"{os.getpid()}-77-1.000001.spool").write_bytes(header + content)
-    for one in read(EngineSpool(URL, [tmp_path])):
+    for one in read(spool_of(URL, [tmp_path])):
         assert one.timestamp <= NOW
         assert one.lost >= 0
         for request in one.requests:
@@ -205,7 +209,7 @@ def test_a_damaged_or_hostile_file_harms_nothing(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize("content", [b"", b"no json\n", b"{}\n", b'{"format":2,"pid":1}\n', b"[]\n", b"x" * 200_000])
 def test_a_file_without_our_header_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / f"{os.getpid()}-77-1.000001.spool").write_bytes(content)
-    assert not read(EngineSpool(URL, [tmp_path]))
+    assert not read(spool_of(URL, [tmp_path]))
 
 
 def test_links_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
@@ -216,7 +220,7 @@ def test_links_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
     (folder / f"{os.getpid()}-77-1.000001.spool").symlink_to(real)
     os.mkfifo(folder / f"{os.getpid()}-78-1.000001.spool")
     (folder / f"{os.getpid()}-79-1.000001.spool").mkdir()
-    assert not read(EngineSpool(URL, [folder]))
+    assert not read(spool_of(URL, [folder]))
 
 
 json_values = st.recursive(

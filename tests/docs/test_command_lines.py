@@ -12,7 +12,9 @@ from tests.docs.pages import PAGES, README, REPOSITORY, Block, blocks, blocks_of
 SHELL_BLOCKS = blocks_of_all("sh", "console")
 # Options of other programs that the pages speak of.
 FOREIGN_OPTIONS = {
+    "--disable-log-stats",  # vLLM
     "--enable-server-load-tracking",  # vLLM
+    "--middleware",  # vLLM
     "--pid",  # py-spy
     "--strict",  # mypy
 }

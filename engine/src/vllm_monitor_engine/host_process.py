@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_monitor_engine.recorder import Recorder
@@ -15,7 +16,7 @@ from vllm_monitor_engine.server_facts import find_in_flight, server_bounds, serv
 from vllm_monitor_engine.settings import EngineSettings
 from vllm_monitor_engine.spool import Spool
 
-__all__ = ["current_recorder", "open_recorder"]
+__all__ = ["current_recorder", "open_recorder", "spool_name"]
 
 _log = logging.getLogger("vllm.vllm_monitor_engine")
 _lock = threading.Lock()
@@ -28,7 +29,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
 
     Never raises: without it the server works as it always did.
     """
-    global _recorder, _spools
+    global _recorder
     try:
         settings = EngineSettings.from_environment()
         if not settings.enabled:
@@ -36,10 +37,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
         for complaint in settings.complaints:
             _log.warning("vllm-monitor: %s", complaint)
         header = {**server_header(vllm_config, engine_indexes), "target_url": settings.target_url, "t": time.time()}
-        with _lock:
-            _spools += 1
-            name = f"{os.getpid()}-{header['process_started'] or int(time.time())}-{_spools}"
-        spool = Spool(settings.spool_dir, name, settings.spool_limit_bytes, header)
+        spool = Spool(settings.spool_dir, spool_name(header), settings.spool_limit_bytes, header)
         recorder = Recorder(settings, spool, bounds=server_bounds, in_flight=find_in_flight(time.time))
         recorder.start()
         atexit.register(recorder.stop)
@@ -50,6 +48,14 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
         return None
     _recorder = recorder
     return recorder
+
+
+def spool_name(header: Mapping[str, Any]) -> str:
+    """A name that no other spool has had since boot: process, when it began, and a number within it."""
+    global _spools
+    with _lock:
+        _spools += 1
+        return f"{os.getpid()}-{header.get('process_started') or int(time.time())}-{_spools}"
 
 
 def current_recorder() -> Recorder | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["find_in_flight", "process_start_time", "server_bounds", "server_header"]
+__all__ = ["find_in_flight", "in_flight_of", "process_start_time", "server_bounds", "server_header"]
 
 PREFIX = "vllm:"
 FRAMES_SEARCHED = 12
@@ -99,12 +99,15 @@ def find_in_flight(wall: Callable[[], float]) -> Callable[[], tuple[int, float |
         owner = frame.f_locals.get("self")
         processor = getattr(owner, "output_processor", None)
         if isinstance(getattr(processor, "request_states", None), dict):
-            return _counter(weakref.ref(processor), wall)
+            return in_flight_of(processor, wall)
         frame = frame.f_back
     return lambda: None
 
 
-def _counter(processor: weakref.ref[Any], wall: Callable[[], float]) -> Callable[[], tuple[int, float | None] | None]:
+def in_flight_of(output_processor: Any, wall: Callable[[], float]) -> Callable[[], tuple[int, float | None] | None]:
+    """A way to ask an output processor for the requests in flight, and the age of the oldest in seconds."""
+    processor = weakref.ref(output_processor)
+
     def in_flight() -> tuple[int, float | None] | None:
         alive = processor()
         if alive is None:

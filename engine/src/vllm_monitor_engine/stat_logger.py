@@ -14,6 +14,7 @@ from typing import Any
 from vllm.v1.metrics import loggers
 
 from vllm_monitor_engine.host_process import open_recorder
+from vllm_monitor_engine.recorder import Recorder
 
 __all__ = ["MonitorStatLogger"]
 
@@ -28,15 +29,22 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
         vllm_config: vLLM's configuration.
         engine_indexes: The engines of this process.
         engine_index: The engine, where there is one object for each.
+        recorder: One that is there already, for engines that load no plugins.
         further: Whatever else a version hands over.
     """
 
     def __init__(  # it does not call its base, which is abstract
-        self, vllm_config: Any = None, engine_indexes: Any = None, engine_index: int = 0, **further: Any
+        self,
+        vllm_config: Any = None,
+        engine_indexes: Any = None,
+        engine_index: int = 0,
+        *,
+        recorder: Recorder | None = None,
+        **further: Any,
     ) -> None:
         del further
         indexes = engine_indexes if isinstance(engine_indexes, list) else [engine_indexes or engine_index]
-        self._recorder = open_recorder(vllm_config, indexes)
+        self._recorder = recorder if recorder is not None else open_recorder(vllm_config, indexes)
 
     def record(
         self,

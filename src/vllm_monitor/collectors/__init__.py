@@ -22,7 +22,7 @@ from vllm_monitor.collectors.recording_truth import RecordedTruth
 from vllm_monitor.collectors.samples import PROBE_METRICS, ProbeSampler
 from vllm_monitor.collectors.server_facts import ServerFacts
 from vllm_monitor.collectors.server_log import LogTail
-from vllm_monitor.collectors.targets import normalise_target
+from vllm_monitor.collectors.targets import host_and_port, normalise_target
 
 __all__ = [
     "ENGINE_METRICS",
@@ -45,6 +45,7 @@ __all__ = [
     "TargetProbe",
     "authorisation_headers",
     "default_spool_dir",
+    "host_and_port",
     "make_tls_context",
     "normalise_target",
     "read_recording",

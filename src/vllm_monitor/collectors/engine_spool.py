@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_monitor.collectors.engine_lines import note_of, request_of, samples_of
-from vllm_monitor.collectors.targets import host_and_port, normalise_target
+from vllm_monitor.collectors.targets import normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import EngineNote, EngineObservation, RequestSummary
 
@@ -59,14 +59,22 @@ class EngineSpool:
     """Follows the spools of one server. For one thread at a time; reads files, so not for an event loop.
 
     Args:
-        url: The server.
+        target: The server's URL in its one form, or another name for what runs in a process of its own.
         folders: Where to look beside the default folders of the server's user and of ours.
         read_until: What is already stored, by API process: unix seconds of its newest line.
+        port: On which it serves; ``None`` where it serves on none.
     """
 
-    def __init__(self, url: str, folders: Iterable[Path] = (), read_until: Mapping[str, float] | None = None) -> None:
-        self.target = normalise_target(url)
-        self._port = host_and_port(self.target)[1]
+    def __init__(
+        self,
+        target: str,
+        folders: Iterable[Path] = (),
+        read_until: Mapping[str, float] | None = None,
+        *,
+        port: int | None = None,
+    ) -> None:
+        self.target = target
+        self._port = port
         self._folders = tuple(folders)
         self._read_until = dict(read_until or {})
         self._processes: dict[str, _Process] = {}
@@ -135,7 +143,7 @@ class EngineSpool:
         if pid in pids:
             return True
         alive = isinstance(pid, int) and _is_alive(pid)
-        return is_local and not alive and header.get("port") == self._port
+        return is_local and not alive and self._port is not None and header.get("port") == self._port
 
     def _read(self, process: _Process, paths: Mapping[int, Path], now: float) -> list[EngineObservation]:
         found: list[EngineObservation] = []

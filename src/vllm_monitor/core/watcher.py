@@ -23,6 +23,7 @@ from vllm_monitor.collectors import (
     ProcessCollector,
     ServerFacts,
     TargetProbe,
+    host_and_port,
 )
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
@@ -90,7 +91,8 @@ class TargetWatcher:
         )
         self._processes = ProcessCollector(target.url, clock, machine)
         folders = [] if config.spool_dir is None else [config.spool_dir]
-        self._inside = EngineSpool(target.url, folders, pipeline.inside_read_until)
+        port = host_and_port(target.url)[1]
+        self._inside = EngineSpool(target.url, folders, pipeline.inside_read_until, port=port)
         self._facts: ServerFacts | None = None
         self._gpus = gpus
         self._host_thread = host_thread

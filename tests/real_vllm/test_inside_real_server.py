@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import statistics
+import subprocess
 import threading
 import time
 import urllib.request
@@ -171,3 +172,17 @@ def test_levers_work_without_development_routes(server: VllmServer) -> None:
     assert lever(server, "admission-limit", {"limit": None})["before"] == 0
     complete(server, 1)
     assert lever(server, "reset-prefix-cache", {})["done"]
+
+
+def test_a_batch_without_a_server_is_stored(vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path) -> None:
+    variables = vllm_env.server_environment(vllm_environment, plugin=vllm_env.ensure_plugin())
+    example = Path(__file__).parents[2] / "examples" / "offline_batch.py"
+    command = [str(vllm_environment.python), str(example), str(vllm_environment.model_dir), str(tmp_path / "store")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+    assert len(re.findall(r"^\d+ tokens in, 16 out in \d+\.\d\d s$", done.stdout, re.MULTILINE)) == 8
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path / "store")) as kept:
+        requests = kept.get_requests(limit=None, target="offline")
+        assert {one.finish_reason for one in requests} == {"length"}
+        names = {sample["metric_name"] for sample in kept.latest(target="offline")}
+        assert "vllm_monitor_engine_generation_tokens_total" in names

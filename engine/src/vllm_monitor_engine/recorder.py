@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +37,7 @@ PENDING_LINES = 10_000
 """Lines that wait in memory while the disk takes none; the oldest go first."""
 MEASURE_EVERY = 64
 """Each so many calls from the loop are timed, one."""
+TIMED_KEPT = 500
 
 
 class Recorder:
@@ -79,8 +82,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._last_totals_at = -1e9
         self._calls = 0
-        self._timed_calls = 0
-        self._timed_seconds = 0.0
+        self._timed: deque[float] = deque(maxlen=TIMED_KEPT)
         self._complained = False
         self.lost_lines = 0
         self.faults = 0
@@ -95,8 +97,7 @@ class Recorder:
             return
         began = time.perf_counter()
         self._buffer.append(engine, scheduler, iteration, self._monotonic)
-        self._timed_seconds += time.perf_counter() - began
-        self._timed_calls += 1
+        self._timed.append(time.perf_counter() - began)
 
     def note(self, kind: str, **facts: Any) -> None:
         """Tell a rare fact, as that an engine sleeps."""
@@ -258,8 +259,9 @@ class Recorder:
     # -- what it costs ---------------------------------------------------------------------------------------------
 
     def record_seconds(self) -> float | None:
-        """Mean time of one call from the loop, measured on a share of them."""
-        return self._timed_seconds / self._timed_calls if self._timed_calls else None
+        """Median time of a recent call from the loop, measured on a share of them."""
+        timed = list(self._timed)
+        return statistics.median(timed) if timed else None
 
     def cpu_seconds(self) -> float:
         """CPU that all of this has used: the thread, as its own clock says, and the calls from the loop."""

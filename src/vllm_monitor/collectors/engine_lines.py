@@ -28,7 +28,7 @@ ENGINE_METRICS = {
     "vllm_monitor_engine_missing_lines_total": "Lines that were written, and not there any more when they were read.",
     "vllm_monitor_engine_faults_total": "Faults of our own part inside the server.",
     "vllm_monitor_engine_cpu_seconds_total": "CPU that our own part inside the server has used.",
-    "vllm_monitor_engine_record_seconds": "Mean time of one call on the server's event loop.",
+    "vllm_monitor_engine_record_seconds": "Median time of a recent call on the server's event loop.",
     "vllm_monitor_engine_steps_total": "Steps of an engine.",
     "vllm_monitor_engine_finished_requests_total": "Requests that have finished.",
 }

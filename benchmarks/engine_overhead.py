@@ -79,6 +79,11 @@ def cpu_seconds(server: VllmServer) -> float:
     return times.user + times.system
 
 
+def figure(name: str, value: float, unit: str) -> dict[str, Any]:
+    """A line of the report."""
+    return {"figure": name, "value": value, "unit": unit, "peer": None}
+
+
 def measure(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
     """One row per figure."""
     env = vllm_env.ensure()
@@ -116,12 +121,12 @@ def measure(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
     reach = T_POINTS[max(free for free in T_POINTS if free <= len(ratios) - 1)] * spread
     ours = totals["cpu_seconds"] - before
     note = f"{plan.pairs} pairs of {plan.seconds:g} s"
-    yield {"name": "engine.cpu_share", "value": ours / sum(share), "unit": "of the API process's CPU", "note": note}
-    yield {"name": "engine.record_us", "value": 1e6 * totals["record_seconds"], "unit": "us, median, on a live server"}
-    yield {"name": "engine.throughput_ratio", "value": math.exp(mean), "unit": "with / without", "note": note}
-    yield {"name": "engine.throughput_ratio_low", "value": math.exp(mean - reach), "unit": "95 % interval"}
-    yield {"name": "engine.throughput_ratio_high", "value": math.exp(mean + reach), "unit": "95 % interval"}
-    yield {"name": "engine.lost_steps", "value": totals["lost_steps"], "unit": "steps"}
+    yield figure("engine.cpu_share", ours / sum(share), f"of the API process's CPU, {note}")
+    yield figure("engine.record_us", 1e6 * totals["record_seconds"], "us, median, on a live server")
+    yield figure("engine.throughput_ratio", math.exp(mean), f"with / without, {note}")
+    yield figure("engine.throughput_ratio_low", math.exp(mean - reach), "95 % interval")
+    yield figure("engine.throughput_ratio_high", math.exp(mean + reach), "95 % interval")
+    yield figure("engine.lost_steps", totals["lost_steps"], "steps")
 
 
 def main() -> int:
@@ -135,7 +140,7 @@ def main() -> int:
             if options.json:
                 print(json.dumps(row), flush=True)
             else:
-                print(f"{row['name']:32} {row['value']:10.4f}  {row['unit']}  {row.get('note', '')}", flush=True)
+                print(f"{row['figure']:32} {row['value']:10.4f}  {row['unit']}", flush=True)
     return 0
 
 

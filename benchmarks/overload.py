@@ -108,12 +108,13 @@ def measure(seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
             rest = drained(server)
             os.sched_setaffinity(0, cores)
         good[is_limited] = outcomes["ok"] / seconds
-        note = "adaptive limit" if is_limited else "no limit"
+        peer = None if is_limited else "no limit"
         for name in ("ok", "refused", "timed_out", "failed"):
-            yield {"name": f"engine.overload.{name}", "value": outcomes[name], "unit": "requests", "note": note}
-        yield {"name": "engine.overload.drain_seconds", "value": rest, "unit": "s after the last arrival", "note": note}
+            yield {"figure": f"engine.overload.{name}", "value": outcomes[name], "unit": "requests", "peer": peer}
+        unit = "s after the last answer, until nothing is in flight"
+        yield {"figure": "engine.overload.drain_seconds", "value": rest, "unit": unit, "peer": peer}
     ratio = good[True] / max(good[False], 1.0 / seconds)
-    yield {"name": "engine.overload_goodput_ratio", "value": ratio, "unit": "answered in time, with / without"}
+    yield {"figure": "engine.overload_goodput_ratio", "value": ratio, "unit": "answered, with / without", "peer": None}
 
 
 def main() -> int:
@@ -126,7 +127,7 @@ def main() -> int:
             if options.json:
                 print(json.dumps(row), flush=True)
             else:
-                print(f"{row['name']:32} {row['value']!s:>10}  {row['unit']}  {row.get('note', '')}", flush=True)
+                print(f"{row['figure']:32} {row['value']!s:>22}  {row['unit']}  {row['peer'] or ''}", flush=True)
     return 0
 
 

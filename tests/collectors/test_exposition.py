@@ -220,7 +220,8 @@ def test_real_pages_read_as_the_general_parser_reads_them(shared_recordings: Pat
 
 
 names = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", fullmatch=True)
-label_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,6}", fullmatch=True)
+# The general parser refuses names that begin with two underscores; those are Prometheus's own.
+label_names = st.from_regex(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,6}", fullmatch=True)
 label_values = st.text(
     st.one_of(st.sampled_from("\\\"\n{},=# \t'n"), st.characters(exclude_categories=["Cs"], exclude_characters="\r")),
     max_size=12,

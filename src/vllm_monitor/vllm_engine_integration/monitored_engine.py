@@ -25,7 +25,7 @@ _INSTALL = "install it into this environment: pip install ./engine (from a check
 
 
 class MonitoredEngine:
-    """A ``vllm.LLM`` and the recording of it. Use it as a context manager; leaving stores what is left.
+    """A ``vllm.LLM`` and the recording of it. Use it as a context manager; leaving ends it and stores what is left.
 
     Whatever it does not have itself (``generate``, ``chat``, ``get_metrics`` ...) is that of the ``LLM``.
 
@@ -89,11 +89,15 @@ class MonitoredEngine:
             self.persistence_manager.flush_all()
 
     def close(self) -> None:
-        """Store what is left, and close the store. The ``LLM`` lives on; a second call does nothing."""
+        """End the engine, store what is left, and close the store; a second call does nothing.
+
+        Its processes would otherwise be waited for when Python ends, for as long as anything holds the ``LLM``.
+        """
         if self._ended.is_set():
             return
         self._ended.set()
         self._thread.join()
+        _shut_down(self.llm)
         self._recorder.stop()
         self._store_what_came()
         if self.persistence_manager is not None:
@@ -172,6 +176,15 @@ def _differs(engine_args: Any, field: dataclasses.Field[Any]) -> bool:
     if field.default_factory is not dataclasses.MISSING:
         return bool(value != field.default_factory())
     return True
+
+
+def _shut_down(llm: Any) -> None:
+    """End the engine of an ``LLM``, by whichever door its version has."""
+    for owner in (llm, getattr(getattr(llm, "llm_engine", None), "engine_core", None)):
+        shutdown = getattr(owner, "shutdown", None)
+        if callable(shutdown):
+            shutdown()
+            return
 
 
 def _import(name: str, hint: str) -> Any:

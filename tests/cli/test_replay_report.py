@@ -61,15 +61,16 @@ def test_lines_of_truth_that_make_no_sense_are_passed_over(tmp_path: Path) -> No
     assert (truth.fault, truth.injected_at, truth.first_client_error_at) == ("7", 2.0, 3.0)
 
 
-@pytest.mark.parametrize("fault", ["[/x]", "[link=http://evil.example]click[/link]", "x\x1b]0;pwned\x07\x1b[31m"])
-def test_what_a_recording_says_is_shown_as_text(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("odd", ["[bold]odd", "[link=evil]click", "x\x1b]0;pwned\x07\x1b[31m", "[nowhere"])
+def test_the_name_of_a_recording_is_shown_as_text(tmp_path: Path, odd: str) -> None:
     lines = [
-        {"kind": "meta", "ts": 1.0, "target": fault, "interval": 1.0, "format": 1},
-        {"kind": "event", "ts": 2.0, "event": "inject", "fault": fault},
+        {"kind": "meta", "ts": 1.0, "target": odd, "interval": 1.0, "format": 1},
+        {"kind": "event", "ts": 2.0, "event": "inject", "fault": "[/x]"},
         {"kind": "health", "ts": 3.0, "status": 200, "lat": 0.01},
     ]
-    path = tmp_path / "odd.jsonl"
+    path = tmp_path / f"{odd}.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = CliRunner().invoke(app, ["replay", str(path), "--report"])
     assert run.exit_code == 0, run.output
     assert "\x1b" not in run.output
+    assert odd.split("\x1b", maxsplit=1)[0] + ("" if "\x1b" in odd else ": ") in run.output

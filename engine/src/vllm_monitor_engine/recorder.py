@@ -77,7 +77,6 @@ class Recorder:
         self._largest_gap_seconds = 0.0
         self._pending: list[dict[str, Any]] = []
         self._wake = threading.Event()
-        self._turned = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
         self._last_totals_at = -1e9
@@ -126,18 +125,10 @@ class Recorder:
         if self._thread is not None:
             self._thread.join(timeout_seconds)
 
-    def turn_now(self, timeout_seconds: float = 5.0) -> None:
-        """Have the thread count and write what has come so far, and wait for it, no longer than is told."""
-        self._turned.clear()
-        self._wake.set()
-        self._turned.wait(timeout_seconds)
-
     def _run(self) -> None:
         while not self._ended:
             self._wake.wait(self._settings.flush_seconds)
-            self._wake.clear()
             self.turn()
-            self._turned.set()
         self.note("end")
         self.turn(last=True)
         self._spool.close()

@@ -92,7 +92,7 @@ class BacktestScore:
 def stored_score(store: PersistenceManager, target: str, start: float, end: float) -> BacktestScore:
     """What the watch itself has predicted in a stretch of time."""
     found = store.get_predictions(start_time=start, end_time=end, limit=None, target=target)
-    days = _days_watched([now for now, page in StoredPages(store, target).looks(start, end) if page is None])
+    days = _days_watched(StoredPages(store, target).look_times(start, end))
     return BacktestScore(target, "as watched", days, tuple(found[::-1]), tuple(_failures(store, target, start, end)))
 
 
@@ -122,18 +122,17 @@ def backtest_predictions(
     stored = [one for one in known if one.happened_at <= end and (one.ended_at is None or one.ended_at >= start)]
     watch = None if known else FailureWatch(target)
     picture, detector = TargetPicture(target), PredictiveFailureDetector(settings)
-    every_look = [now for now, page in StoredPages(store, target).looks(start, end) if page is None]
-    hole = _longest_hole([later - earlier for earlier, later in pairwise(every_look)])
+    pages = StoredPages(store, target)
+    looks = pages.look_times(start, end)
+    hole = _longest_hole([later - earlier for earlier, later in pairwise(looks)])
     settlement = PredictionSettlement(target, longest_hole_seconds=hole)
     failures = {(one.failure_type, one.happened_at): one for one in stored if one.happened_at >= start}
     predictions: dict[str, FailurePrediction] = {}
-    looks: list[float] = []
     before = told = start
-    for now, page in StoredPages(store, target).looks(start, end):
+    for now, page in pages.looks(start, end):
         if page is not None:
             picture.observe(page)
             continue
-        looks.append(now)
         state, condition, _ = states.at(now)
         snapshot = replace(picture.snapshot(now, state, picture.values(now)), condition=condition)
         if watch is None:

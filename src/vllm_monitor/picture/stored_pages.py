@@ -52,11 +52,29 @@ class StoredPages:
             pages: list[tuple[float, PageObservation | None]] = [
                 (page.timestamp, page) for page in self._read(round(at * 1000), round(until * 1000))
             ]
-            times = self._store.scrape_times(self._target, at, until).get("probes")
-            looked = [] if times is None else [time_ms / 1000 for time_ms in times.tolist() if time_ms < until * 1000]
-            looks = [(time, None) for time in looked] or [(time, None) for time, _ in pages]
+            looks = [(time, None) for time in self._looked(at, until)]
             yield from sorted([*pages, *looks], key=lambda look: (look[0], look[1] is None))
             at = until
+
+    def look_times(self, start: float, end: float) -> list[float]:
+        """The moments at which the watch looked, as :meth:`looks` has them, without reading a page."""
+        found: list[float] = []
+        at = start
+        while at < end:
+            until = min(end, at + CHUNK_SECONDS)
+            found += self._looked(at, until)
+            at = until
+        return found
+
+    def _looked(self, start: float, end: float) -> list[float]:
+        """When the watch looked; where its probes are not stored, when there was a page."""
+        stored = self._store.scrape_times(self._target, start, end)
+        for source in ("probes", "metrics"):
+            times = [] if stored.get(source) is None else stored[source].tolist()
+            looked = [time_ms / 1000 for time_ms in times if time_ms < round(end * 1000)]
+            if looked:
+                return looked
+        return []
 
     def _read(self, first_ms: int, before_ms: int | None) -> list[PageObservation]:
         end = None if before_ms is None else (before_ms - 1) / 1000

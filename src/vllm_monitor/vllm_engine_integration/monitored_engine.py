@@ -81,13 +81,6 @@ class MonitoredEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.llm, name)
 
-    def flush(self) -> None:
-        """Store all that has been recorded so far, and what the engine told within the last instant."""
-        self._recorder.turn_now()
-        self._store_what_came()
-        if self.persistence_manager is not None:
-            self.persistence_manager.flush_all()
-
     def close(self) -> None:
         """End the engine, store what is left, and close the store; a second call does nothing.
 

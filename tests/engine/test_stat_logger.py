@@ -89,11 +89,11 @@ def test_one_object_for_all_engines(base: type[Base], spool: Path, monkeypatch: 
     logger.log()
     logger.record_admission_rejection("max_num_queued_reqs")
     logger.record_sleep_state(1, 2)
-    wait_until(lambda: {"request", "sleep", "rejected"} <= {line["kind"] for line in told(spool)}, "the facts")
+    wait_until(lambda: {"requests", "sleep", "rejected"} <= {line["kind"] for line in told(spool)}, "the facts")
     lines = told(spool)
     assert (lines[0]["model"], lines[0]["engines"], lines[0]["max_num_seqs"]) == ("tiny", [0, 1], 8)
-    (request,) = (line for line in lines if line["kind"] == "request")
-    assert (request["id"], request["engine"]) == ("a", 1)
+    (request,) = (line for line in lines if line["kind"] == "requests")
+    assert (request["id"], request["engine"]) == (["a"], 1)
     assert [line["values"] for line in lines if line["kind"] == "rejected"] == [["max_num_queued_reqs"]]
     logger._recorder.stop()
 
@@ -102,7 +102,7 @@ def test_one_object_for_each_engine_where_there_is_no_other(spool: Path, monkeyp
     kind = load(monkeypatch, StatLoggerBase=Base)
     first, second = kind(CONFIG, 0), kind(CONFIG, 1)
     second.record(scheduler(), iteration(finished("b")), engine_idx=1)
-    wait_until(lambda: any(line["kind"] == "request" for line in told(spool)), "the request")
+    wait_until(lambda: any(line["kind"] == "requests" for line in told(spool)), "the request")
     assert len(list(spool.glob("*.spool"))) == 2
     first._recorder.stop()
     second._recorder.stop()

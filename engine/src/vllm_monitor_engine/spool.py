@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Spool:
         self._cleaned = False
         self.failure: OSError | None = None
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> int:
+    def write(self, records: Collection[Mapping[str, Any]]) -> int:
         """Append records, each as one numbered line; returns how many are in the files whole.
 
         Fewer than all when the disk would not take them (:attr:`failure` says why); give the rest again later.
@@ -119,5 +119,11 @@ class Spool:
                     path.unlink()
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    try:
+        return _encode(record).encode() + b"\n"
+    except (TypeError, ValueError):  # a NaN, say: in its place stands that something cannot be told
+        return _encode({"n": record.get("n"), "kind": "unwritable"}).encode() + b"\n"

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 __all__ = ["Step", "StepBuffer"]
 
-
-class Step(NamedTuple):
-    """One message of the engine, as vLLM handed it over.
-
-    Args:
-        at: Seconds of the monotonic clock.
-        engine: Index of the engine.
-        scheduler: vLLM's ``SchedulerStats``, or ``None``.
-        iteration: vLLM's ``IterationStats``, or ``None`` for a step without outputs.
-    """
-
-    at: float
-    engine: int
-    scheduler: Any
-    iteration: Any
+Step = tuple[float, int, Any, Any]
+"""One message of the engine, as vLLM handed it over: seconds of the monotonic clock, the engine's index, vLLM's
+``SchedulerStats`` or ``None``, and its ``IterationStats``, or ``None`` for a step without outputs."""
 
 
 class StepBuffer:
@@ -32,33 +20,38 @@ class StepBuffer:
     has to be done on its loop.
 
     Args:
-        capacity: Steps that fit; further ones are counted and dropped.
+        capacity: Steps that fit; then the oldest go, and are counted.
+        monotonic: Seconds of a clock that never jumps.
+
+    Attributes:
+        appended: Steps that have come.
+        last_at: When the last step that was taken away had come; ``None`` before the first.
+        lost: Steps that there was no room for, as far as that was seen when steps were taken away.
     """
 
-    __slots__ = ("_capacity", "_steps", "last_at", "lost", "taken_in")
+    __slots__ = ("_monotonic", "_steps", "_taken", "appended", "last_at", "lost")
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._steps: deque[Step] = deque()
+    def __init__(self, capacity: int, monotonic: Any = time.monotonic) -> None:
+        self._steps: deque[Step] = deque(maxlen=capacity)
+        self._monotonic = monotonic
+        self.appended = 0
+        self._taken = 0
         self.lost = 0
-        self.taken_in = 0
         self.last_at: float | None = None
 
-    def append(self, engine: int, scheduler: object, iteration: object, monotonic: Any = time.monotonic) -> None:
+    def append(self, engine: int, scheduler: object, iteration: object) -> None:
         """Keep a step for the thread; O(1), no I/O, no lock."""
-        self.last_at = at = monotonic()
-        if len(self._steps) >= self._capacity:
-            self.lost += 1
-            return
-        self.taken_in += 1
-        self._steps.append(Step(at, engine, scheduler, iteration))
+        self.appended += 1
+        self._steps.append((self._monotonic(), engine, scheduler, iteration))
 
     def take(self, limit: int) -> list[Step]:
         """Take away up to ``limit`` of the oldest steps."""
-        taken: list[Step] = []
-        while len(taken) < limit:
-            try:
-                taken.append(self._steps.popleft())
-            except IndexError:
-                break
-        return taken
+        # Counted first: what is appended meanwhile is there, but not missed.
+        appended = self.appended
+        self.lost = max(self.lost, appended - self._taken - len(self._steps))
+        # Only this thread takes away, so at least as many are there as are seen now.
+        steps = [self._steps.popleft() for _ in range(min(limit, len(self._steps)))]
+        self._taken += len(steps)
+        if steps:
+            self.last_at = steps[-1][0]
+        return steps

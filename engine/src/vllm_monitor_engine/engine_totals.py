@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_monitor_engine.histogram import Histogram
-from vllm_monitor_engine.request_lines import request_columns
+from vllm_monitor_engine.request_lines import REQUEST_PATHS, finished_columns
 from vllm_monitor_engine.step_buffer import Step
-from vllm_monitor_engine.step_columns import StepColumns
+from vllm_monitor_engine.step_columns import ColumnReader, flat, numbers_of, total_of
 
 __all__ = ["DEFAULT_BOUNDS", "EngineTotals"]
 
@@ -26,33 +26,41 @@ DEFAULT_BOUNDS = {
 }
 """Bounds where the server does not say what its own are."""
 
-ITERATION_LISTS = {
-    "time_to_first_token_seconds": "time_to_first_tokens_iter",
-    "inter_token_latency_seconds": "inter_token_latencies_iter",
-}
-REQUEST_COLUMNS = {
-    "e2e_request_latency_seconds": "duration_seconds",
-    "request_queue_time_seconds": "queue_seconds",
-    "request_prefill_time_seconds": "prefill_seconds",
-    "request_decode_time_seconds": "decode_seconds",
-}
-SCHEDULER_FIGURES = {
+SCHEDULER_PATHS = {
     "num_requests_running": "num_running_reqs",
     "num_requests_waiting": "num_waiting_reqs",
     "num_requests_deferred": "num_skipped_waiting_reqs",
     "kv_cache_usage_perc": "kv_cache_usage",
-}
-IN_FLIGHT_GAUGES = ("num_requests_running", "num_requests_waiting", "num_requests_deferred")
-SCHEDULER_COUNTERS = {
     "prefix_cache_queries": "prefix_cache_stats.queries",
     "prefix_cache_hits": "prefix_cache_stats.hits",
 }
-ITERATION_COUNTERS = {
+IN_FLIGHT_GAUGES = ("num_requests_running", "num_requests_waiting", "num_requests_deferred")
+GAUGES = (*IN_FLIGHT_GAUGES, "kv_cache_usage_perc")
+ITERATION_PATHS = {
     "generation_tokens": "num_generation_tokens",
     "num_preemptions": "num_preempted_reqs",
     "prompt_tokens": "num_prompt_tokens",
     "prompt_tokens_cached": "prompt_token_stats.cached_tokens",
     "corrupted_requests": "num_corrupted_reqs",
+    "time_to_first_token_seconds": "time_to_first_tokens_iter",
+    "inter_token_latency_seconds": "inter_token_latencies_iter",
+    "finished_requests": "finished_requests",
+    "ended": "iteration_timestamp",
+}
+SCHEDULER_COUNTERS = ("prefix_cache_queries", "prefix_cache_hits")
+ITERATION_COUNTERS = (
+    "generation_tokens",
+    "num_preemptions",
+    "prompt_tokens",
+    "prompt_tokens_cached",
+    "corrupted_requests",
+)
+ITERATION_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+REQUEST_HISTOGRAMS = {
+    "e2e_request_latency_seconds": "duration_seconds",
+    "request_queue_time_seconds": "queue_seconds",
+    "request_prefill_time_seconds": "prefill_seconds",
+    "request_decode_time_seconds": "decode_seconds",
 }
 
 
@@ -61,56 +69,60 @@ class EngineTotals:
 
     Args:
         bounds: Upper bounds of each histogram, by the name of the server's own metric without its prefix.
-
-    Attributes:
-        columns: Reads the steps, and counts what could not be read.
     """
 
     def __init__(self, bounds: Mapping[str, Sequence[float]] | None = None) -> None:
         known = {**DEFAULT_BOUNDS, **(bounds or {})}
-        self.columns = StepColumns()
+        self._schedulers = ColumnReader(SCHEDULER_PATHS)
+        self._iterations = ColumnReader(ITERATION_PATHS)
+        self._requests = ColumnReader(REQUEST_PATHS)
         self.counters: dict[str, float] = {"steps": 0, "generation_tokens": 0, "finished_requests": 0}
         self.gauges: dict[str, float] = {}
         self.finished: dict[str, int] = {}
         self.histograms = {name: Histogram(known[name]) for name in DEFAULT_BOUNDS}
         self._largest_gap_seconds = 0.0
         self.last_at: float | None = None
-        self._last_scheduler: Any = None
+        self._was_busy = False
 
-    def add(self, steps: Sequence[Step]) -> dict[str, list[Any]]:
+    @property
+    def faults(self) -> int:
+        """How often something of a step was there and could not be read."""
+        return self._schedulers.faults + self._iterations.faults + self._requests.faults
+
+    def add(self, steps: Sequence[Step]) -> dict[str, Sequence[Any]]:
         """Count steps, oldest first; returns the requests that finished with them, as columns."""
         self.counters["steps"] += len(steps)
-        self._look_for_gaps(steps)
-        schedulers = [scheduler for _, _, scheduler, _ in steps if scheduler is not None]
-        for name, path in SCHEDULER_FIGURES.items():
-            newest = self.columns.numbers(schedulers[-1:], path)
+        times, _, schedulers, iterations = zip(*steps, strict=True)
+        scheduled = self._schedulers.read([one for one in schedulers if one is not None])
+        self._look_for_gaps(times, schedulers, scheduled)
+        for name in GAUGES:
+            newest = numbers_of(scheduled[name][-1:])
             if newest:
                 self.gauges[name] = newest[0]
-        self._count(SCHEDULER_COUNTERS, schedulers)
-        iterations = [iteration for _, _, _, iteration in steps if iteration is not None]
-        self._count(ITERATION_COUNTERS, iterations)
-        for name, path in ITERATION_LISTS.items():
-            self.histograms[name].observe(self.columns.flattened(iterations, path))
-        finished = request_columns(self.columns, iterations)
+        self._count(SCHEDULER_COUNTERS, scheduled)
+        done = self._iterations.read([one for one in iterations if one is not None])
+        self._count(ITERATION_COUNTERS, done)
+        for name in ITERATION_HISTOGRAMS:
+            self.histograms[name].observe(flat(done[name]))
+        finished = finished_columns(self._requests, done["finished_requests"], done["ended"])
         for reason in finished.get("reason", ()):
             self.counters["finished_requests"] += 1
             self.finished[reason] = self.finished.get(reason, 0) + 1
-        for name, column in REQUEST_COLUMNS.items():
+        for name, column in REQUEST_HISTOGRAMS.items():
             self.histograms[name].observe(value for value in finished.get(column, ()) if value is not None)
         return finished
 
-    def _look_for_gaps(self, steps: Sequence[Step]) -> None:
+    def _look_for_gaps(
+        self, times: Sequence[float], schedulers: Sequence[Any], scheduled: Mapping[str, Sequence[Any]]
+    ) -> None:
         """Note the largest time between two steps with requests in flight after the first of them."""
-        for at, _, scheduler, _ in steps:
-            gap_seconds = 0.0 if self.last_at is None else at - self.last_at
-            if gap_seconds > self._largest_gap_seconds and self._is_busy(self._last_scheduler):
-                self._largest_gap_seconds = gap_seconds
+        busy = map(any, zip(*(scheduled[name] for name in IN_FLIGHT_GAUGES), strict=True))
+        for at, scheduler in zip(times, schedulers, strict=True):
+            if self._was_busy and self.last_at is not None and at - self.last_at > self._largest_gap_seconds:
+                self._largest_gap_seconds = at - self.last_at
             self.last_at = at
             if scheduler is not None:
-                self._last_scheduler = scheduler
-
-    def _is_busy(self, scheduler: Any) -> bool:
-        return any(self.columns.total((scheduler,), SCHEDULER_FIGURES[name]) for name in IN_FLIGHT_GAUGES)
+                self._was_busy = next(busy)
 
     @property
     def in_flight(self) -> float:
@@ -131,8 +143,8 @@ class EngineTotals:
             "histograms": {name: one.as_json() for name, one in self.histograms.items() if any(one.counts)},
         }
 
-    def _count(self, paths: Mapping[str, str], objects: Sequence[Any]) -> None:
-        for name, path in paths.items():
-            more = self.columns.total(objects, path)
+    def _count(self, names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+        for name in names:
+            more = total_of(columns[name])
             if more is not None:
                 self.counters[name] = self.counters.get(name, 0) + more

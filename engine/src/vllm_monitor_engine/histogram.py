@@ -18,12 +18,13 @@ class Histogram:
         bounds: Upper bounds, ascending, each inclusive; what is above the last is counted in one more bucket.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_told_bounds", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bound for bound in bounds if math.isfinite(bound))
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
+        self._told_bounds = " ".join(map(repr, self.bounds))
 
     def observe(self, values: Iterable[float]) -> None:
         """Count values; one that is no number is passed over.
@@ -54,5 +55,5 @@ class Histogram:
         self.total += total
 
     def as_json(self) -> dict[str, object]:
-        """Bounds, counts per bucket (not yet summed up) and the sum of all values."""
-        return {"bounds": self.bounds, "counts": self.counts, "sum": self.total}
+        """Bounds (a text with spaces between them, made once), counts per bucket (not summed up), sum of all values."""
+        return {"bounds": self._told_bounds, "counts": self.counts, "sum": self.total}

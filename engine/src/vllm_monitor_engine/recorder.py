@@ -67,9 +67,7 @@ class Recorder:
         self._in_flight = in_flight
         self._wall = wall
         self._monotonic = monotonic
-        self._buffer = StepBuffer(settings.buffer_steps, monotonic)
-        self.record = self._buffer.append
-        """Takes one step, on the event loop: the engine's index, what its scheduler says, what its iteration did."""
+        self._buffer = StepBuffer(settings.buffer_steps)
         self._notes: list[dict[str, Any]] = []
         self._engines: dict[int, EngineTotals] = {}
         self._known_bounds: Mapping[str, Sequence[float]] | None = None
@@ -88,6 +86,14 @@ class Recorder:
         self.faults = 0
 
     # -- on the event loop -----------------------------------------------------------------------------------------
+
+    def record(self, engine: int, scheduler: object, iteration: object) -> None:
+        """Take one step: what its scheduler says, and what came out of it. O(1), no I/O, no lock."""
+        buffer = self._buffer
+        if len(buffer) < buffer.capacity:
+            buffer.append((self._monotonic(), engine, scheduler, iteration))
+        else:
+            buffer.lost += 1
 
     def note(self, kind: str, **facts: Any) -> None:
         """Tell a rare fact, as that an engine sleeps."""
@@ -235,7 +241,7 @@ class Recorder:
             "largest_step_gap_seconds": round(gap, 6),
             "lost_steps": self._buffer.lost,
             "lost_lines": self.lost_lines,
-            "faults": self.faults + sum(engine.columns.faults for engine in self._engines.values()),
+            "faults": self.faults + sum(engine.faults for engine in self._engines.values()),
             "cpu_seconds": round(self.cpu_seconds(), 6),
             "record_seconds": self.record_seconds(),
         }
@@ -249,7 +255,7 @@ class Recorder:
 
     def cpu_seconds(self) -> float:
         """CPU that all of this has used: the thread, as its own clock says, and the calls from the loop."""
-        return time.thread_time() + self._buffer.appended * (self.record_seconds() or 0.0)
+        return time.thread_time() + (self._buffer.taken + self._buffer.lost) * (self.record_seconds() or 0.0)
 
 
 def _entries(line: Mapping[str, Any]) -> int:

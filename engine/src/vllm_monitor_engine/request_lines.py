@@ -6,12 +6,12 @@ few calls, and what each request alone would cost is paid by whoever reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_monitor_engine.step_columns import StepColumns
+from vllm_monitor_engine.step_columns import ColumnReader, figures_of
 
-__all__ = ["REQUESTS_PER_LINE", "request_columns", "request_lines"]
+__all__ = ["REQUEST_PATHS", "finished_columns", "request_lines"]
 
 REQUESTS_PER_LINE = 64
 FIGURES = {
@@ -26,37 +26,39 @@ FIGURES = {
     "preemptions": "num_preemptions",
     "max_tokens": "max_tokens_param",
 }
+REQUEST_PATHS = {"id": "request_id", "reason": "finish_reason", **FIGURES}
 
 
-def request_columns(columns: StepColumns, iterations: Sequence[Any]) -> dict[str, list[Any]]:
-    """The requests that finished with these iterations, as columns of the same length; none when none did.
+def finished_columns(reader: ColumnReader, finished: Sequence[Any], ended: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """The requests that finished with some iterations, as columns of the same length; none when none did.
 
     Args:
-        columns: Reads them.
-        iterations: vLLM's ``IterationStats``; when one ended is when its requests did, in Unix seconds.
+        reader: Reads :data:`REQUEST_PATHS`.
+        finished: Of each iteration, vLLM's list of ``FinishedRequestStats``.
+        ended: Of each iteration, when it, and so its requests, ended, in Unix seconds.
     """
     requests: list[Any] = []
-    ended: list[float | None] = []
-    for iteration, finished in zip(iterations, columns.values(iterations, "finished_requests"), strict=True):
-        if finished and isinstance(finished, (list, tuple)):
-            requests += finished
-            ended += columns.aligned((iteration,), "iteration_timestamp") * len(finished)
+    times: list[Any] = []
+    for found, at in zip(finished, ended, strict=True):
+        if found and isinstance(found, (list, tuple)):
+            requests += found
+            times += [at] * len(found)
     if not requests:
         return {}
-    figures = {name: columns.aligned(requests, path) for name, path in FIGURES.items()}
+    columns = reader.read(requests)
     return {
-        "id": [str(one or "") for one in columns.values(requests, "request_id")],
-        "reason": [_reason(one) for one in columns.values(requests, "finish_reason")],
-        "ended": ended,
-        **figures,
+        "id": [str(one or "") for one in columns["id"]],
+        "reason": [_reason(one) for one in columns["reason"]],
+        "ended": figures_of(times),
+        **{name: figures_of(columns[name]) for name in FIGURES},
     }
 
 
-def request_lines(finished: dict[str, list[Any]], engine: int, now: float) -> Iterator[dict[str, Any]]:
+def request_lines(finished: Mapping[str, Sequence[Any]], engine: int, now: float) -> Iterator[dict[str, Any]]:
     """The columns as lines.
 
     Args:
-        finished: What :func:`request_columns` gave.
+        finished: What :func:`finished_columns` gave.
         engine: Index of their engine.
         now: Unix seconds, for versions whose iterations have no timestamp.
     """

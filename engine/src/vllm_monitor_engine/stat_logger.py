@@ -63,16 +63,17 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
         """Take one step; called on the event loop, for every step of every engine."""
         del mm_cache_stats, further, options
         try:
-            if self._recorder is None:
+            recorder = self._recorder
+            if recorder is None:
                 return
             self._calls_to_timed -= 1
             if self._calls_to_timed:
-                self._recorder.record(engine_idx, scheduler_stats, iteration_stats)
+                recorder.record(engine_idx, scheduler_stats, iteration_stats)
                 return
-            began = time.perf_counter()
             self._calls_to_timed = TIMED_EVERY
-            self._recorder.record(engine_idx, scheduler_stats, iteration_stats)
-            self._recorder.timed.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            recorder.record(engine_idx, scheduler_stats, iteration_stats)
+            recorder.timed.append(time.perf_counter() - began)
         except Exception:  # it must not be the server's
             self._failed()
 

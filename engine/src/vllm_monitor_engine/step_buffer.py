@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any
 
@@ -13,45 +12,33 @@ Step = tuple[float, int, Any, Any]
 ``SchedulerStats`` or ``None``, and its ``IterationStats``, or ``None`` for a step without outputs."""
 
 
-class StepBuffer:
+class StepBuffer(deque[Step]):
     """A bounded queue whose writer never waits. Appending and taking are each safe from one thread.
 
     vLLM makes new objects for every step and only reads them afterwards, so holding on to them is safe and is all that
-    has to be done on its loop.
+    has to be done on its loop. Its writer looks itself whether there is room, and counts a step that has none.
 
     Args:
-        capacity: Steps that fit; then the oldest go, and are counted.
-        monotonic: Seconds of a clock that never jumps.
+        capacity: Steps that fit.
 
     Attributes:
-        appended: Steps that have come.
+        lost: Steps that there was no room for.
+        taken: Steps that were taken away.
         last_at: When the last step that was taken away had come; ``None`` before the first.
-        lost: Steps that there was no room for, as far as that was seen when steps were taken away.
     """
 
-    __slots__ = ("_monotonic", "_steps", "_taken", "appended", "last_at", "lost")
-
-    def __init__(self, capacity: int, monotonic: Any = time.monotonic) -> None:
-        self._steps: deque[Step] = deque(maxlen=capacity)
-        self._monotonic = monotonic
-        self.appended = 0
-        self._taken = 0
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
         self.lost = 0
+        self.taken = 0
         self.last_at: float | None = None
-
-    def append(self, engine: int, scheduler: object, iteration: object) -> None:
-        """Keep a step for the thread; O(1), no I/O, no lock."""
-        self.appended += 1
-        self._steps.append((self._monotonic(), engine, scheduler, iteration))
 
     def take(self, limit: int) -> list[Step]:
         """Take away up to ``limit`` of the oldest steps."""
-        # Counted first: what is appended meanwhile is there, but not missed.
-        appended = self.appended
-        self.lost = max(self.lost, appended - self._taken - len(self._steps))
         # Only this thread takes away, so at least as many are there as are seen now.
-        steps = [self._steps.popleft() for _ in range(min(limit, len(self._steps)))]
-        self._taken += len(steps)
+        steps = [self.popleft() for _ in range(min(limit, len(self)))]
         if steps:
+            self.taken += len(steps)
             self.last_at = steps[-1][0]
         return steps

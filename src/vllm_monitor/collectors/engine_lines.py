@@ -50,6 +50,8 @@ _OF_PROCESS = {
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _MOST_SERIES = 20_000
+_DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,17})?(e-[0-9]{1,2})?")
+_MOST_BOUNDS_TEXT = 10_000
 _MOST_TEXT = 200
 _MOST_REQUESTS = 10_000
 
@@ -160,16 +162,19 @@ def _readings(totals: Mapping[str, Any]) -> Iterator[tuple[str, _Labels, MetricK
 
 
 def _buckets(name: str, histogram: Mapping[str, Any]) -> Iterator[tuple[str, _Labels, MetricKind, float]]:
-    bounds, counts, total = histogram.get("bounds"), histogram.get("counts"), _number(histogram.get("sum"))
-    if not isinstance(bounds, list) or not isinstance(counts, list) or len(counts) != len(bounds) + 1 or total is None:
+    bounds = [
+        float(bound) for bound in _text(histogram.get("bounds"), _MOST_BOUNDS_TEXT).split() if _DECIMAL.fullmatch(bound)
+    ]
+    counts, total = histogram.get("counts"), _number(histogram.get("sum"))
+    if not isinstance(counts, list) or len(counts) != len(bounds) + 1 or total is None:
         return
     so_far = 0.0
     for bound, count in zip((*bounds, math.inf), counts, strict=True):
-        limit, here = math.inf if bound == math.inf else _number(bound), _number(count)
-        if limit is None or here is None or here < 0:
+        here = _number(count)
+        if here is None or here < 0:
             return
         so_far += here
-        le = "+Inf" if limit == math.inf else repr(float(limit))
+        le = "+Inf" if bound == math.inf else repr(bound)
         yield f"{name}_bucket", (("le", le),), MetricKind.HISTOGRAM, so_far
     yield f"{name}_count", (), MetricKind.HISTOGRAM, so_far
     yield f"{name}_sum", (), MetricKind.HISTOGRAM, total
@@ -201,6 +206,6 @@ def _whole(value: Any) -> int | None:
     return None if number is None or abs(number) > 1e15 else int(number)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, most: int = _MOST_TEXT) -> str:
     """Text that every store can keep, and not too much of it."""
-    return value[:_MOST_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return value[:most].encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -31,6 +31,9 @@ _log = logging.getLogger("vllm.vllm_monitor_engine")
 
 SLICE_STEPS = 256
 """Steps counted before other threads get their turn: half a millisecond, and usually all there are."""
+LOOK_SECONDS = 0.5
+"""How often it is asked whether an engine stalls, which costs little."""
+CLOSE_SECONDS = 0.1
 TOTALS_SECONDS = 1.0
 """Without anything new a line is written this often: the sign of life."""
 PENDING_ENTRIES = 10_000
@@ -123,12 +126,23 @@ class Recorder:
             self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
+        turned_at = self._monotonic()
         while not self._ended:
-            self._wake.wait(self._settings.flush_seconds)
-            self.turn()
+            self._wake.wait(min(LOOK_SECONDS, self._settings.flush_seconds))
+            if self._monotonic() - turned_at >= self._settings.flush_seconds - CLOSE_SECONDS or self.look():
+                turned_at = self._monotonic()
+                self.turn()
         self.note("end")
         self.turn(last=True)
         self._spool.close()
+
+    def look(self) -> bool:
+        """Whether something has to be told at once: that an engine stalls, or that it does so no longer."""
+        with contextlib.suppress(Exception):  # the next turn will meet it, and count it
+            in_flight, oldest = self._flying()
+            for change in self._beats(self._monotonic(), in_flight, oldest):
+                self.note(**change)
+        return bool(self._notes)
 
     def turn(self, *, last: bool = False) -> None:
         """Count what has come and write it; a fault of ours is counted, and the next turn goes on."""
@@ -172,7 +186,7 @@ class Recorder:
             self.note(**change)
         while self._notes:
             self._keep(self._notes.pop(0))
-        if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS:
+        if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS - CLOSE_SECONDS:
             self._last_totals_at = now
             self._keep(self._totals(now, in_flight, oldest))
         if self._pending:
@@ -199,7 +213,7 @@ class Recorder:
         self._largest_gap_seconds = max(self._largest_gap_seconds, *gaps)
         changes += self._heartbeat(None).look(
             now,
-            step_at=self._buffer.last_at,
+            step_at=self._buffer.newest_at,
             in_flight=in_flight,
             oldest_seconds=oldest,
             largest_gap_seconds=max(gaps),
@@ -228,7 +242,7 @@ class Recorder:
             self.lost_lines += lost
 
     def _totals(self, now: float, in_flight: float, oldest: float | None) -> dict[str, Any]:
-        step_at = self._buffer.last_at
+        step_at = self._buffer.newest_at
         gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
         return {
             "kind": "totals",

@@ -24,7 +24,6 @@ class StepBuffer(deque[Step]):
     Attributes:
         lost: Steps that there was no room for.
         taken: Steps that were taken away.
-        last_at: When the last step that was taken away had come; ``None`` before the first.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,7 +31,12 @@ class StepBuffer(deque[Step]):
         self.capacity = capacity
         self.lost = 0
         self.taken = 0
-        self.last_at: float | None = None
+        self._last_at: float | None = None
+
+    @property
+    def newest_at(self) -> float | None:
+        """When the newest step came; ``None`` before the first. For the thread that takes away."""
+        return self[-1][0] if self else self._last_at
 
     def take(self, limit: int) -> list[Step]:
         """Take away up to ``limit`` of the oldest steps."""
@@ -40,5 +44,5 @@ class StepBuffer(deque[Step]):
         steps = [self.popleft() for _ in range(min(limit, len(self)))]
         if steps:
             self.taken += len(steps)
-            self.last_at = steps[-1][0]
+            self._last_at = steps[-1][0]
         return steps

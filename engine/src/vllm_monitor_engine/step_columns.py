@@ -97,10 +97,14 @@ def numbers_of(column: Sequence[Any]) -> Sequence[float]:
 
 def total_of(column: Sequence[Any]) -> float | None:
     """The sum of what has been added; ``None`` where nobody says so. Nothing is ever taken away again."""
-    numbers = numbers_of(column)
-    if not numbers:
-        return None
-    return sum(numbers) if min(numbers) >= 0 else sum(value for value in numbers if value >= 0)
+    try:
+        total: float = sum(column)
+        if column and math.isfinite(total) and min(column) >= 0:
+            return total
+    except (TypeError, ValueError, OverflowError):  # there is something else among them
+        pass
+    numbers = [value for value in column if is_number(value) and value >= 0]
+    return sum(numbers) if numbers else None
 
 
 def flat(column: Sequence[Any]) -> list[Any]:

@@ -60,6 +60,7 @@ def _entries(checkpoints: list[StateCheckpoint], now: float) -> list[dict[str, A
             "phase": one.metadata.get("phase"),
             "inferred": bool(one.metadata.get("inferred", False)),
             "resumed": one.metadata.get("resumed"),
+            "inside": one.metadata.get("inside"),
             "error_context": one.error_context,
         }
         for one, end in zip(checkpoints, ends, strict=True)
@@ -89,6 +90,8 @@ def _print_lines(entries: list[dict[str, Any]], last: str) -> None:
         elif resumed is not None:
             meanwhile = "; ".join(resumed["meanwhile"]) or "as before"
             words = f"watched again after {duration(resumed['away_seconds'])} in which nobody did: {meanwhile}"
+        elif entry["inside"] is not None:
+            words = entry["inside"]["words"]
         elif entry["phase"] is not None:
             words = f"start: {entry['phase'].replace('_', ' ')}"
         state = f"{entry['state']:<22} {duration(entry['seconds']):>8}  {entry['condition'] or '-':<11}"

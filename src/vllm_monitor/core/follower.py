@@ -67,6 +67,6 @@ class TargetFollower:
                 snapshot,
                 condition=last[0].condition or Condition.UNKNOWN,
                 reason=f"{last[0].reason} {by_whom}",
-                condition_since=last[0].timestamp,
+                condition_since=float(last[0].metadata.get("condition_since", last[0].timestamp)),
             )
         self._on_tick(Tick(snapshot, tuple(fresh)))

@@ -1,0 +1,46 @@
+"""The facts of the inside that wait for their place in a server's story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_monitor.lifecycle_tracker.inside_facts import INSIDE_KEY, is_inside, key_of, told_inside
+from vllm_monitor.lifecycle_tracker.step import Step
+from vllm_monitor.lifecycle_tracker.track import Track
+
+__all__ = ["SINCE_KEY", "inside_steps"]
+
+SINCE_KEY = "condition_since"
+"""Where a checkpoint of the inside keeps since when the condition that it repeats holds."""
+
+
+def inside_steps(track: Track, now: float) -> Iterator[Step]:
+    """What the inside told, as steps that leave state and condition as they are, oldest first.
+
+    None while no state is known, or it is not known yet what happened while the monitor was away; and none of what is
+    in the story already, as after a restart of the monitor that reads its last second again.
+
+    Args:
+        track: The server's; what waits is taken from it, what is known of its engine goes into it.
+        now: Unix seconds.
+    """
+    if not track.told_inside or track.state is None or track.away_since is not None:
+        return
+    known = {key_of(one.metadata.get(INSIDE_KEY)) for one in track.recent}
+    while track.told_inside:
+        told = told_inside(track.told_inside.popleft(), track.engine)
+        if told is None or key_of(told.facts) in known:
+            continue
+        judged = next((one for one in reversed(track.recent) if not is_inside(one)), None)
+        track.engine = told.engine
+        track.told_at = max(min(told.facts["at"], now), track.recent[-1].timestamp if track.recent else 0.0)
+        yield Step(
+            at=track.told_at,
+            # Who asks the newest checkpoint for the verdict gets the one that holds.
+            reason="" if judged is None else judged.reason,
+            values=told.metrics,
+            metadata={
+                INSIDE_KEY: dict(told.facts),
+                SINCE_KEY: track.since if judged is None else judged.timestamp,
+            },
+        )

@@ -1,8 +1,8 @@
 """When this process reached which phase of its start, in unix seconds, as far as one inside can know it.
 
 ``process_started`` is when the process began; ``engine_client``, when its stat logger was made, at which time the
-engines are up; ``engine_initialized``, when vLLM says so; ``application_built`` and ``application_ready``, when the HTTP
-application has its routes, and its state: these two only where the endpoint plugin is loaded.
+engines are up; ``engine_initialized``, when vLLM says so; ``application_built`` and ``application_ready``, when the
+HTTP application has its routes, and its state: these two only where the endpoint plugin is loaded.
 """
 
 from __future__ import annotations

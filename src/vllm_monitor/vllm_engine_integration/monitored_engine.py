@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors import EngineSpool
-from vllm_monitor.core import InsideStories
+from vllm_monitor.core import InsideStories, inside_event
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 

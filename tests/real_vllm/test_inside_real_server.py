@@ -20,7 +20,7 @@ import pytest
 from tests.waiting import wait_until
 
 import vllm_env
-from vllm_monitor.core import MonitorConfig, TargetSettings, VLLMMonitor
+from vllm_monitor.core import MonitorConfig, VLLMMonitor
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import Severity
 from vllm_server import VllmServer
@@ -215,9 +215,9 @@ def one_life(
             "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
         },
     )
-    target = TargetSettings(url=server.url, log_file=log)
-    config = MonitorConfig(targets=(target,), interval_seconds=0.5, spool_dir=folder / "spool", predict=False)
+    config = MonitorConfig(interval_seconds=0.5, spool_dir=folder / "spool", predict=False)
     with VLLMMonitor(config, persistence_config=PersistenceConfig(storage_dir=folder / "store")) as monitor:
+        monitor.add_target(server.url, log_file=log)
 
         def condition() -> str:
             return str(monitor.latest()[server.url].snapshot.condition)

@@ -13,10 +13,12 @@ from typing import Any
 
 from vllm_monitor.records import EngineNote, StateCheckpoint
 
-__all__ = ["ENGINE_KEY", "INSIDE_KEY", "Told", "is_inside", "key_of", "told_inside"]
+__all__ = ["ENGINE_KEY", "INSIDE_KEY", "SINCE_KEY", "Told", "condition_since", "is_inside", "key_of", "told_inside"]
 
 INSIDE_KEY = "inside"
 """Where a checkpoint of what was told inside keeps the facts."""
+SINCE_KEY = "condition_since"
+"""Where such a checkpoint keeps since when the condition that it repeats holds."""
 ENGINE_KEY = "engine"
 """Where every checkpoint keeps the configuration and the size of the KV cache, once they were told."""
 PHASES = (
@@ -64,7 +66,8 @@ def told_inside(note: EngineNote, engine: Mapping[str, Any]) -> Told | None:
     facts: dict[str, Any] = {
         name: value for name, value in list(note.facts.items())[:MOST_FACTS] if isinstance(value, str | int | float)
     }
-    if in_words is None or (note.kind == "lever" and facts.get("lever") not in ("pause", "resume")):
+    is_no_pause = note.kind == "lever" and facts.get("lever") not in ("pause", "resume")
+    if in_words is None or is_no_pause or not 0 < note.timestamp < MOST_FIGURE:
         return None
     known, metrics = dict(engine), dict[str, float]()
     if note.kind in STARTUP_KINDS:
@@ -116,6 +119,12 @@ def phase_seconds(facts: Mapping[str, Any]) -> dict[str, float]:
 def is_inside(checkpoint: StateCheckpoint) -> bool:
     """Whether a checkpoint holds what was told inside, and so no change of state or condition."""
     return INSIDE_KEY in checkpoint.metadata
+
+
+def condition_since(checkpoint: StateCheckpoint) -> float:
+    """Unix seconds since when the condition of a checkpoint holds."""
+    since = checkpoint.metadata.get(SINCE_KEY)
+    return since if isinstance(since, float) and is_inside(checkpoint) else checkpoint.timestamp
 
 
 def _is_figure(value: Any) -> bool:

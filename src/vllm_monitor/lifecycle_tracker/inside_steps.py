@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vllm_monitor.lifecycle_tracker.inside_facts import INSIDE_KEY, is_inside, key_of, told_inside
+from vllm_monitor.lifecycle_tracker.inside_facts import INSIDE_KEY, SINCE_KEY, is_inside, key_of, told_inside
 from vllm_monitor.lifecycle_tracker.step import Step
 from vllm_monitor.lifecycle_tracker.track import Track
 
-__all__ = ["SINCE_KEY", "inside_steps"]
-
-SINCE_KEY = "condition_since"
-"""Where a checkpoint of the inside keeps since when the condition that it repeats holds."""
+__all__ = ["inside_steps"]
 
 
 def inside_steps(track: Track, now: float) -> Iterator[Step]:
@@ -33,9 +30,8 @@ def inside_steps(track: Track, now: float) -> Iterator[Step]:
             continue
         judged = next((one for one in reversed(track.recent) if not is_inside(one)), None)
         track.engine = told.engine
-        track.told_at = max(min(told.facts["at"], now), track.recent[-1].timestamp if track.recent else 0.0)
         yield Step(
-            at=track.told_at,
+            at=max(min(told.facts["at"], now), track.newest_at()),
             # Who asks the newest checkpoint for the verdict gets the one that holds.
             reason="" if judged is None else judged.reason,
             values=told.metrics,

@@ -56,7 +56,6 @@ class Track:
     recent: deque[StateCheckpoint] = field(default_factory=lambda: deque(maxlen=CHECKPOINTS_REMEMBERED))
     engine: Mapping[str, Any] = field(default_factory=dict)
     told_inside: deque[EngineNote] = field(default_factory=lambda: deque(maxlen=NOTES_WAITING))
-    told_at: float = 0.0
     away_since: float | None = None
     resumed_at: float | None = None
 
@@ -89,6 +88,10 @@ class Track:
         track.crash_facts = dict(last.error_context or {})
         track.away_since = max(last.timestamp, last_seen or last.timestamp)
         return track
+
+    def newest_at(self) -> float:
+        """Time of the newest checkpoint, in unix seconds: none that follows may be older."""
+        return self.recent[-1].timestamp if self.recent else 0.0
 
     def counts(self) -> dict[str, int]:
         """What a checkpoint keeps of the counts."""

@@ -385,7 +385,7 @@ class LifecycleTracker:
             metadata: dict[str, Any] = {"phase": phase.value}
             if phase is StartupPhase.ACCEPTING:
                 metadata[METADATA_KEY] = phase_seconds(evidence.startup)
-            entered = replace(step, at=max(at, track.since, track.told_at), metadata=metadata)
+            entered = replace(step, at=max(at, track.since, track.newest_at()), metadata=metadata)
             if state is not track.state:
                 checkpoints += self._advance(track, target, state, entered)
         track.startup = dict(evidence.startup)

@@ -69,7 +69,7 @@ def config_facts(vllm_config: Any, vllm_version: str | None = None) -> dict[str,
 def config_fingerprint(facts: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal digits, of facts in their one form: the same whatever order they are told in."""
     text = json.dumps(dict(facts), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def kv_facts(vllm_config: Any) -> dict[str, int]:

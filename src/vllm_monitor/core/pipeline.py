@@ -61,7 +61,7 @@ class Tick:
     Args:
         snapshot: The picture after the step.
         events: What happened since the step before, oldest first.
-        checkpoints: A checkpoint for each change of state or condition, oldest first.
+        checkpoints: A checkpoint for each change of state or condition, and for what the inside told, oldest first.
         alerts: Alerts that began to fire or were resolved.
         firing: Alerts that fire after it, oldest first.
         failures: Failures that have happened (those have no end), and those that are over.

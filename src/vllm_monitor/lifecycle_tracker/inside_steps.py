@@ -28,6 +28,7 @@ def inside_steps(track: Track, now: float) -> Iterator[Step]:
         told = told_inside(track.told_inside.popleft(), track.engine)
         if told is None or key_of(told.facts) in known:
             continue
+        known.add(key_of(told.facts))
         judged = next((one for one in reversed(track.recent) if not is_inside(one)), None)
         track.engine = told.engine
         yield Step(

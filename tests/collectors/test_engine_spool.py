@@ -16,7 +16,7 @@ from tests.engine.steps import finished, iteration, scheduler
 
 from vllm_monitor.collectors import EngineSpool
 from vllm_monitor.collectors.engine_header import started_note
-from vllm_monitor.collectors.engine_lines import note_of, rejected_of, request_of, samples_of
+from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.records import EngineObservation, MetricKind
 from vllm_monitor_engine.recorder import Recorder
 from vllm_monitor_engine.settings import EngineSettings
@@ -223,10 +223,11 @@ HOSTILE = [
     b'{"n":1e999,"kind":"totals","t":1}\n',
     b'{"n":1,"kind":"totals","t":NaN,"engines":{"0":{}}}\n',
     b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"counters":{"a b":1,"x":Infinity,"y":true}},"1":[],"2":3}}\n',
-    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"histograms":{"h":{"bounds":[1,"x"],"counts":[1,2,3],"sum":1}}}}}\n',
+    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"histograms":{"h":{"bounds":"1 x","counts":[1,2,3],"sum":1}}}}}\n',
     b'{"n":1,"kind":"totals","t":5,"engines":[],"in_flight":"many","stalled_seconds":-5,"lost_steps":1e300}\n',
-    b'{"n":1,"kind":"request","arrived":-1}\n{"n":2,"kind":"request"}\n{"n":3,"kind":"totals","t":5}\n',
-    b'{"n":1,"kind":"request","arrived":5,"reason":"\\ud800","prompt_tokens":1e308,"id":{}}\n{"n":2,"kind":"totals","t":6}\n',
+    b'{"n":1,"kind":"requests","id":["a"],"ended":[-1]}\n{"n":2,"kind":"requests"}\n{"n":3,"kind":"totals","t":5}\n',
+    b'{"n":1,"kind":"requests","id":[{},"b"],"ended":[5],"reason":["\\ud800"],"queue_seconds":[1e308]}\n{"n":2,"t":6}\n',
+    b'{"n":1,"kind":"unwritable"}\n{"n":2,"kind":"totals","t":6}\n',
     b'{"n":' + b"9" * 5_000 + b',"kind":"totals","t":5}\n',
     b'{"n":7,"kind":"totals","t":99999999999999}\n',
     b"\x00\xff" * 50_000,
@@ -267,14 +268,14 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
-LINE_KEYS = ("t", "n", "engines", "arrived", "reason", "in_flight", "counters", "histograms", "prompt_tokens", "id")
+LINE_KEYS = ("t", "n", "engines", "ended", "reason", "in_flight", "counters", "histograms", "prompt_tokens", "id")
 
 
 @given(line=st.dictionaries(st.sampled_from(LINE_KEYS) | st.text(max_size=8), json_values, max_size=10))
 def test_no_line_makes_it_raise(line: dict[str, Any]) -> None:
     layout, values = samples_of(line, "0")
     assert len(layout) == len(values)
-    request_of(line, URL, "m", "id")
+    requests_of(line, URL, "m", "id")
     note_of(line)
     assert all(count >= 0 for count in rejected_of({**line, "rejected": line}).values())
 

@@ -97,8 +97,8 @@ def test_one_object_for_all_engines(base: type[Base], spool: Path, monkeypatch: 
     assert lines[0]["process_started_at"] < lines[0]["engine_client_at"]
     (ready,) = (line for line in lines if line["kind"] == "engine_initialized")
     assert ready["kv_capacity_tokens"] == 1024
-    (request,) = (line for line in lines if line["kind"] == "request")
-    assert (request["id"], request["engine"]) == ("a", 1)
+    (request,) = (line for line in lines if line["kind"] == "requests")
+    assert (request["id"], request["engine"]) == (["a"], 1)
     (slept,) = (line for line in lines if line["kind"] == "sleep")
     assert (slept["is_asleep"], slept["level"]) == (True, 2)
     totals = [line for line in lines if line["kind"] == "totals"]
@@ -140,7 +140,7 @@ def test_one_object_for_each_engine_where_there_is_no_other(spool: Path, monkeyp
     kind = load(monkeypatch, StatLoggerBase=Base)
     first, second = kind(CONFIG, 0), kind(CONFIG, 1)
     second.record(scheduler(), iteration(finished("b")), engine_idx=1)
-    wait_until(lambda: any(line["kind"] == "request" for line in told(spool)), "the request")
+    wait_until(lambda: any(line["kind"] == "requests" for line in told(spool)), "the request")
     assert len(list(spool.glob("*.spool"))) == 2
     first._recorder.stop()
     second._recorder.stop()

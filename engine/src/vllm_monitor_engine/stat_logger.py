@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import time
 from typing import Any
 
 from vllm.v1.metrics import loggers
@@ -17,6 +18,9 @@ from vllm_monitor_engine.host_process import open_recorder
 from vllm_monitor_engine.recorder import Recorder
 
 __all__ = ["MonitorStatLogger"]
+
+TIMED_EVERY = 64
+"""One of so many calls is timed."""
 
 # One object for all engines of a process where there is such a thing (it alone is told of rejections), else one each.
 _Base: Any = getattr(loggers, "AggregateStatLoggerBase", None) or loggers.StatLoggerBase
@@ -44,6 +48,7 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
     ) -> None:
         del further
         indexes = engine_indexes if isinstance(engine_indexes, list) else [engine_indexes or engine_index]
+        self._calls_to_timed = TIMED_EVERY
         self._recorder = recorder if recorder is not None else open_recorder(vllm_config, indexes)
 
     def record(
@@ -58,8 +63,17 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
         """Take one step; called on the event loop, for every step of every engine."""
         del mm_cache_stats, further, options
         try:
-            if self._recorder is not None:
-                self._recorder.record(engine_idx, scheduler_stats, iteration_stats)
+            recorder = self._recorder
+            if recorder is None:
+                return
+            self._calls_to_timed -= 1
+            if self._calls_to_timed:
+                recorder.record(engine_idx, scheduler_stats, iteration_stats)
+                return
+            self._calls_to_timed = TIMED_EVERY
+            began = time.perf_counter()
+            recorder.record(engine_idx, scheduler_stats, iteration_stats)
+            recorder.timed.append(time.perf_counter() - began)
         except Exception:  # it must not be the server's
             self._failed()
 

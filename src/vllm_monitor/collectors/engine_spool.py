@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_monitor.collectors.engine_header import started_note
-from vllm_monitor.collectors.engine_lines import note_of, rejected_of, request_of, samples_of
+from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.collectors.targets import normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import EngineNote, EngineObservation, RequestSummary
@@ -179,15 +179,16 @@ class EngineSpool:
             return None  # torn by a full disk; its number is missing then
         if not isinstance(line, dict) or line.get("kind") == "header":
             return None
-        number, at = line.get("n"), line.get("t", line.get("arrived"))
+        number, at = line.get("n"), line.get("t")
         if not isinstance(number, int) or isinstance(number, bool) or not process.number < number < 10**15:
             return None
         process.missing += number - process.number - 1
         process.number = number
-        if line.get("kind") == "request":
-            request = request_of(line, self.target, process.model, f"{process.name}-{number}")
-            if request is not None:
-                process.requests.append(request)
+        if line.get("kind") == "unwritable":  # its writer could not put it into words
+            process.missing += 1
+            return None
+        if line.get("kind") == "requests":
+            process.requests += requests_of(line, self.target, process.model, f"{process.name}-{number}")
             return None
         if line.get("kind") != "totals":
             note = note_of(line)

@@ -29,7 +29,9 @@ PHASES = (
     "application_ready_at",
 )
 """Of a start, in order."""
-ENGINE_FACTS = ("config_fingerprint", "num_gpu_blocks", "block_size", "kv_capacity_tokens", "kv_engine_tokens")
+KV_FACTS = ("num_gpu_blocks", "block_size", "kv_capacity_tokens", "kv_engine_tokens")
+ENGINE_FACTS = ("config_fingerprint", *KV_FACTS)
+FIGURES = frozenset({*PHASES, *KV_FACTS})
 TEXTS = ("config_fingerprint", "api_server")
 STARTUP_KINDS = ("started", "engine_initialized", "application_ready")
 REJECTION_KINDS = ("rejected", "rejected_over")
@@ -71,7 +73,11 @@ def told_inside(note: EngineNote, engine: Mapping[str, Any]) -> Told | None:
         return None
     known, metrics = dict(engine), dict[str, float]()
     if note.kind in STARTUP_KINDS:
-        facts = {name: value for name, value in facts.items() if name in TEXTS or _is_figure(value)}
+        facts = {
+            name: value
+            for name, value in facts.items()
+            if (name in TEXTS and isinstance(value, str)) or (name in FIGURES and _is_figure(value))
+        }
         config = note.facts.get("config")
         if isinstance(config, Mapping):
             before = known.get("config")

@@ -80,7 +80,7 @@ def test_a_flag_that_was_changed_is_named(store: PersistenceManager) -> None:
     store.flush_all()
     later = Life(store, now=5_000.0)
     later.tick(C.IDLE, identity=ServerIdentity(start_time=1.0))
-    (changed,) = tell(later, started(4_900.0, "cd" * 32, max_num_seqs=4, seed=0))
+    (changed,) = tell(later, started(4_990.0, "cd" * 32, max_num_seqs=4, seed=0))
     assert changed.metadata[INSIDE_KEY]["config_changed"] == ["max_num_seqs", "seed"]
     assert words(changed).endswith(
         "configuration cdcdcdcdcdcd, of which changed since the last time: max_num_seqs, seed"
@@ -113,6 +113,16 @@ def test_a_restart_of_the_monitor_tells_nothing_twice(store: PersistenceManager)
     assert sum(INSIDE_KEY in one.metadata for one in store.get_checkpoints(limit=None)) == 3
     chain = store.get_checkpoints(limit=None)[::-1]
     assert [one.previous_state for one in chain[1:]] == [one.state for one in chain[:-1]]
+
+
+def test_what_is_learned_late_says_so() -> None:
+    life = Life()
+    life.tick(C.IDLE)
+    life.clock.advance(7_200.0)
+    (told,) = tell(life, EngineNote(1_000.0, "end", {}))
+    assert (told.timestamp, told.metadata[INSIDE_KEY]["at"]) == (1_001.0, 1_000.0)
+    (told,) = tell(life, EngineNote(900.0, "end", {}))
+    assert words(told) == "inside: the server's process ends (101 s ago)"
 
 
 def test_the_verdict_stays_what_it_was() -> None:

@@ -132,10 +132,10 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
 
 def _engine_words(engine: dict[str, Any] | None) -> str:
     """What the part inside the server told of its engine, in short."""
-    known = engine or {}
+    known = engine if isinstance(engine, dict) else {}
     tokens, fingerprint = known.get("kv_capacity_tokens"), known.get("config_fingerprint")
     words = [] if tokens is None else [f"KV cache of {tokens} tokens"]
-    words += [] if fingerprint is None else [f"configuration {fingerprint[:12]}"]
+    words += [] if fingerprint is None else [f"configuration {str(fingerprint)[:12]}"]
     return ", ".join(words)
 
 

@@ -64,8 +64,10 @@ class InsideStories:
             now: Unix seconds.
             last_rejection: The newest fact ``rejected`` or ``rejected_over`` of the server's checkpoints.
         """
-        if last_rejection is not None and last_rejection["kind"] == "rejected":
-            self._rejections.reopen(last_rejection["at"], last_rejection["reasons"])
+        known = last_rejection or {}
+        began_at, reasons = known.get("at"), known.get("reasons")
+        if known.get("kind") == "rejected" and isinstance(began_at, float) and isinstance(reasons, Mapping):
+            self._rejections.reopen(began_at, {name: n for name, n in reasons.items() if isinstance(n, int)})
         if self._store is None:
             return
         for source, times in self._store.scrape_times(self._target, now - RESUME_SECONDS).items():

@@ -100,7 +100,7 @@ def told_inside(note: EngineNote, engine: Mapping[str, Any]) -> Told | None:
     return Told(words, {**facts, "kind": note.kind, "at": note.timestamp, "words": words}, known, metrics)
 
 
-def key_of(values: Any) -> tuple[Any, ...] | None:
+def key_of(values: Any) -> tuple[str, ...] | None:
     """What tells one fact of the inside from another; ``None`` when there is none.
 
     Args:
@@ -108,7 +108,7 @@ def key_of(values: Any) -> tuple[Any, ...] | None:
     """
     if not isinstance(values, Mapping):
         return None
-    return values.get("kind"), values.get("at"), values.get("api_server"), values.get("lever")
+    return tuple(str(values.get(name)) for name in ("kind", "at", "api_server", "lever"))
 
 
 def phase_seconds(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -124,7 +124,7 @@ def phase_seconds(facts: Mapping[str, Any]) -> dict[str, float]:
 
 def is_inside(checkpoint: StateCheckpoint) -> bool:
     """Whether a checkpoint holds what was told inside, and so no change of state or condition."""
-    return INSIDE_KEY in checkpoint.metadata
+    return isinstance(checkpoint.metadata.get(INSIDE_KEY), Mapping)
 
 
 def condition_since(checkpoint: StateCheckpoint) -> float:

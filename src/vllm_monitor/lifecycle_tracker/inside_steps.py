@@ -10,6 +10,9 @@ from vllm_monitor.lifecycle_tracker.track import Track
 
 __all__ = ["inside_steps"]
 
+LATE_SECONDS = 60.0
+"""What was told so long ago says so: its checkpoint has the time at which the story learned of it."""
+
 
 def inside_steps(track: Track, now: float) -> Iterator[Step]:
     """What the inside told, as steps that leave state and condition as they are, oldest first.
@@ -31,13 +34,17 @@ def inside_steps(track: Track, now: float) -> Iterator[Step]:
         known.add(key_of(told.facts))
         judged = next((one for one in reversed(track.recent) if not is_inside(one)), None)
         track.engine = told.engine
+        at = max(min(told.facts["at"], now), track.newest_at())
+        facts = dict(told.facts)
+        if at - facts["at"] >= LATE_SECONDS:
+            facts["words"] += f" ({at - facts['at']:.0f} s ago)"
         yield Step(
-            at=max(min(told.facts["at"], now), track.newest_at()),
+            at=at,
             # Who asks the newest checkpoint for the verdict gets the one that holds.
             reason="" if judged is None else judged.reason,
             values=told.metrics,
             metadata={
-                INSIDE_KEY: dict(told.facts),
+                INSIDE_KEY: facts,
                 SINCE_KEY: track.since if judged is None else judged.timestamp,
             },
         )

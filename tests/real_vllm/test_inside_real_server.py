@@ -220,45 +220,44 @@ def one_life(
 ) -> tuple[VllmServer, str]:
     """Watch a server from its start to its requested end; returns it, and its last page of metrics."""
     log = folder / f"{most}.log"
-    server = VllmServer(
-        vllm_environment,
-        log,
-        development_routes=False,
-        extra_args=("--max-num-seqs", str(most), "--max-num-queued-reqs", "4"),
-        port=port,
-        plugin=vllm_env.ensure_plugin(),
-        variables={
-            "VLLMMON_ENABLED": "1",
-            "VLLMMON_SPOOL_DIR": str(folder / "spool"),
-            "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
-        },
-    )
     config = MonitorConfig(interval_seconds=0.5, spool_dir=folder / "spool", predict=False)
-    with VLLMMonitor(config, persistence_config=PersistenceConfig(storage_dir=folder / "store")) as monitor:
+    monitor = VLLMMonitor(config, persistence_config=PersistenceConfig(storage_dir=folder / "store"))
+    with monitor, contextlib.ExitStack() as ends:
+        server = VllmServer(
+            vllm_environment,
+            log,
+            development_routes=False,
+            extra_args=("--max-num-seqs", str(most), "--max-num-queued-reqs", "4"),
+            port=port,
+            plugin=vllm_env.ensure_plugin(),
+            variables={
+                "VLLMMON_ENABLED": "1",
+                "VLLMMON_SPOOL_DIR": str(folder / "spool"),
+                "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
+            },
+        )
+        ends.callback(server.stop)
         monitor.add_target(server.url, log_file=log)
 
         def condition() -> str:
             return str(monitor.latest()[server.url].snapshot.condition)
 
-        try:
-            server.wait_ready()
-            complete(server, 0)
-            if moved:
-                crowd(server, 40)
-                lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})
-                for _ in range(7):
-                    refused(server)
-                lever(server, "admission-limit", {"limit": None})
-                time.sleep(1.5)  # what is counted has the time of the next line
-                lever(server, "pause", {"mode": "keep", "for_seconds": 3})
-                wait_until(lambda: condition() == "paused", "the pause", 5)
-                wait_until(lambda: condition() != "paused", "its end", 8)
-            page = server.get("/metrics")
-            server.process("api").terminate()
-            wait_until(lambda: condition() == "stopped", "the shutdown", 30)
-            time.sleep(2.0)  # for what is told last
-        finally:
-            server.stop()
+        server.wait_ready()
+        complete(server, 0)
+        if moved:
+            crowd(server, 40)
+            lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})
+            for _ in range(7):
+                refused(server)
+            lever(server, "admission-limit", {"limit": None})
+            time.sleep(1.5)  # what is counted has the time of the next line
+            lever(server, "pause", {"mode": "keep", "for_seconds": 3})
+            wait_until(lambda: condition() == "paused", "the pause", 5)
+            wait_until(lambda: condition() != "paused", "its end", 8)
+        page = server.get("/metrics")
+        server.process("api").terminate()
+        wait_until(lambda: condition() == "stopped", "the shutdown", 30)
+        time.sleep(2.0)  # for what is told last
     return server, page
 
 

@@ -17,9 +17,11 @@ from typing import Any
 
 from vllm_monitor_engine.engine_totals import EngineTotals
 from vllm_monitor_engine.heartbeat import Heartbeat
+from vllm_monitor_engine.rejections import Rejections
 from vllm_monitor_engine.request_lines import request_lines
 from vllm_monitor_engine.settings import EngineSettings
 from vllm_monitor_engine.spool import Spool
+from vllm_monitor_engine.startup_phases import StartupPhases
 from vllm_monitor_engine.step_buffer import StepBuffer
 
 __all__ = ["InFlight", "Recorder"]
@@ -52,6 +54,11 @@ class Recorder:
             the oldest in seconds; ``None`` where that cannot be known.
         wall: Unix seconds.
         monotonic: Seconds of a clock that never jumps.
+        rejections: Requests that were refused.
+        startup: When the server reached which phase of its start.
+
+    Attributes:
+        standing: What holds at the moment, told with all totals: ``paused``, 0 or 1, where it is known.
     """
 
     def __init__(
@@ -63,7 +70,12 @@ class Recorder:
         in_flight: Callable[[], InFlight] = lambda: None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        rejections: Rejections | None = None,
+        startup: StartupPhases | None = None,
     ) -> None:
+        self.rejections = rejections if rejections is not None else Rejections()
+        self.startup = startup if startup is not None else StartupPhases(wall=wall)
+        self.standing: dict[str, float] = {}
         self._settings = settings
         self._spool = spool
         self._bounds = bounds
@@ -248,6 +260,8 @@ class Recorder:
             "kind": "totals",
             "t": self._wall(),
             "engines": {str(index): engine.as_json() for index, engine in sorted(self._engines.items())},
+            "rejected": self.rejections.as_json(),
+            **self.standing,
             "in_flight": in_flight,
             "oldest_request_seconds": None if oldest is None else round(oldest, 3),
             "step_age_seconds": None if step_at is None else round(now - step_at, 3),

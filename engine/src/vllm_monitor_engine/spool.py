@@ -32,14 +32,14 @@ class Spool:
         folder: Where the files are; made, for this user alone, when it is not there.
         name: Unique among processes; the files are ``name.000001.spool`` and so on.
         limit_bytes: All files together; the oldest segment goes first.
-        header: What every segment begins with.
+        header: What every segment begins with; what is added to it later, later segments begin with.
     """
 
     def __init__(self, folder: Path, name: str, limit_bytes: int, header: Mapping[str, Any]) -> None:
         self._folder = folder
         self._name = name
         self._segment_bytes = max(4096, limit_bytes // SEGMENTS)
-        self._header = dict(header)
+        self._header = header
         self._descriptor: int | None = None
         self._segment = 0
         self._written = 0

@@ -79,26 +79,31 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
 
     def record_sleep_state(self, *state: Any, **named: Any) -> None:
         """An engine fell asleep or woke up."""
-        self._note("sleep", state, named)
+        try:
+            if self._recorder is not None:
+                self._recorder.note("sleep", **_sleep_facts(state, named))
+        except Exception:  # likewise
+            self._failed()
 
-    def record_admission_rejection(self, *reason: Any, **named: Any) -> None:
-        """A request was refused before it reached an engine."""
-        self._note("rejected", reason, named)
+    def record_admission_rejection(self, reason: Any = None, *further: Any, **named: Any) -> None:
+        """A request was refused before it reached an engine; there may be thousands a second."""
+        del further, named
+        try:
+            if self._recorder is not None:
+                self._recorder.rejections.count(reason)
+        except Exception:  # likewise
+            self._failed()
 
     def log_engine_initialized(self) -> None:
         """The engine is ready to take requests."""
-        self._note("engine_initialized", (), {})
+        try:
+            if self._recorder is not None:
+                self._recorder.note("engine_initialized", **self._recorder.startup.reach("engine_initialized"))
+        except Exception:  # likewise
+            self._failed()
 
     def log(self) -> None:
         """Nothing: the thread writes by its own clock."""
-
-    def _note(self, kind: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
-        try:
-            if self._recorder is not None:
-                told = [value for value in (*values, *named.values()) if isinstance(value, (str, int, float))]
-                self._recorder.note(kind, values=told)
-        except Exception:  # likewise
-            self._failed()
 
     def _failed(self) -> None:
         """A fault of ours: count it; when not even that goes, be silent from now on."""
@@ -107,6 +112,20 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
             if recorder is not None:
                 recorder.faults += 1
                 self._recorder = recorder
+
+
+def _sleep_facts(state: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Whether the engine sleeps, and how deep: what is no number is left out.
+
+    vLLM calls the first one ``sleep`` and, in its base class, ``is_awake``; it hands over 1 for sleep, by position. A
+    level of 0 with sleep is one whose KV cache was given back.
+    """
+    asleep, level = (*state, None, None)[:2]
+    if asleep is None:
+        awake = named.get("is_awake")
+        asleep = named.get("sleep") if awake is None else not awake
+    facts = {"is_asleep": asleep if asleep is None else bool(asleep), "level": named.get("level", level)}
+    return {name: value for name, value in facts.items() if isinstance(value, (bool, int))}
 
 
 def _ignore(*_: Any, **__: Any) -> None:

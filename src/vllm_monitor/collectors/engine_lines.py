@@ -14,7 +14,7 @@ from typing import Any
 from vllm_monitor.collectors.exposition import intern_layout
 from vllm_monitor.records import EngineNote, Layout, MetricKind, RequestSummary, Series
 
-__all__ = ["ENGINE_METRICS", "note_of", "requests_of", "samples_of"]
+__all__ = ["ENGINE_METRICS", "note_of", "rejected_of", "requests_of", "samples_of"]
 
 PREFIX = "vllm_monitor_engine_"
 ENGINE_METRICS = {
@@ -29,6 +29,8 @@ ENGINE_METRICS = {
     "vllm_monitor_engine_faults_total": "Faults of our own part inside the server.",
     "vllm_monitor_engine_cpu_seconds_total": "CPU that our own part inside the server has used.",
     "vllm_monitor_engine_record_seconds": "Median time of a recent call on the server's event loop.",
+    "vllm_monitor_engine_paused": "Whether a lever of ours has paused the engines; absent until one was moved.",
+    "vllm_monitor_engine_rejected_requests_total": "Requests refused before an engine saw them, by reason.",
     "vllm_monitor_engine_steps_total": "Steps of an engine.",
     "vllm_monitor_engine_finished_requests_total": "Requests that have finished.",
 }
@@ -47,9 +49,11 @@ _OF_PROCESS = {
     "faults": ("faults_total", MetricKind.COUNTER),
     "cpu_seconds": ("cpu_seconds_total", MetricKind.COUNTER),
     "record_seconds": ("record_seconds", MetricKind.GAUGE),
+    "paused": ("paused", MetricKind.GAUGE),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _MOST_SERIES = 20_000
+_MOST_REASONS = 50
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,17})?(e-[0-9]{1,2})?")
 _MOST_BOUNDS_TEXT = 10_000
 _MOST_TEXT = 200
@@ -73,13 +77,24 @@ def samples_of(line: Mapping[str, Any], api_server: str) -> tuple[Layout, array[
         if value is not None:
             series.append(Series(PREFIX + metric, ours, kind))
             values.append(value)
+    for reason, refused in rejected_of(line).items():
+        labels: _Labels = (*ours, ("reason", reason))
+        series.append(Series(PREFIX + "rejected_requests_total", labels, MetricKind.COUNTER))
+        values.append(refused)
     for engine, totals in _entries(line.get("engines")):
-        labels: _Labels = (*ours, ("engine", engine))
+        labels = (*ours, ("engine", engine))
         for metric, extra, kind, value in _readings(totals):
             if len(values) < _MOST_SERIES:
                 series.append(Series(PREFIX + metric, tuple(sorted((*labels, *extra))), kind))
                 values.append(value)
     return intern_layout(series), values
+
+
+def rejected_of(line: Mapping[str, Any]) -> dict[str, int]:
+    """Requests that were refused since the process began, by reason; those of our gate begin with ``gate_``."""
+    counts = {reason: _whole(count) for reason, count in _numbers(line.get("rejected"))}
+    known = {reason: count for reason, count in counts.items() if count is not None and count >= 0}
+    return dict(list(known.items())[:_MOST_REASONS])
 
 
 def requests_of(line: Mapping[str, Any], target: str, model: str, line_id: str) -> list[RequestSummary]:

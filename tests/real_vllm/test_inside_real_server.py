@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import signal
@@ -12,12 +11,23 @@ import statistics
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.real_vllm.clients import complete, crowd, lever, refused
+from tests.real_vllm.compatibility import (
+    BUCKET,
+    HISTOGRAMS,
+    PHASES,
+    QUEUE_REJECTIONS,
+    Hooks,
+    check_row,
+    hooks_of,
+    observe,
+    plugin_server,
+)
 from tests.waiting import wait_until
 
 import vllm_env
@@ -26,79 +36,26 @@ from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import Severity
 from vllm_server import VllmServer
 
-QUEUE_REJECTIONS = re.compile(
-    r'^vllm:admission_rejections_total\{.*reason="max_num_queued_reqs".*\} (\S+)$', re.MULTILINE
-)
-BUCKET = re.compile(r'^vllm:(\w+_seconds)_bucket\{.*le="([^"]+)".*\} (\S+)$', re.MULTILINE)
-PHASES = ("process_started", "engine_client", "engine_initialized", "application_built", "application_ready")
-HISTOGRAMS = (
-    "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
-    "e2e_request_latency_seconds",
-    "request_queue_time_seconds",
-    "request_prefill_time_seconds",
-    "request_decode_time_seconds",
-)
+
+@pytest.fixture(scope="module")
+def hooks(vllm_environment: vllm_env.VllmEnvironment) -> Hooks:
+    return hooks_of(vllm_environment)
 
 
 @pytest.fixture(scope="module")
-def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("inside") / "spool"
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inside")
 
 
 @pytest.fixture(scope="module")
-def server(
-    vllm_environment: vllm_env.VllmEnvironment, spool: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VllmServer]:
-    with VllmServer(
-        vllm_environment,
-        tmp_path_factory.mktemp("vllm") / "server.log",
-        development_routes=False,
-        plugin=vllm_env.ensure_plugin(),
-        variables={
-            "VLLMMON_ENABLED": "1",
-            "VLLMMON_SPOOL_DIR": str(spool),
-            "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
-        },
-    ) as started:
+def spool(folder: Path) -> Path:
+    return folder / "spool"
+
+
+@pytest.fixture(scope="module")
+def server(vllm_environment: vllm_env.VllmEnvironment, hooks: Hooks, folder: Path) -> Iterator[VllmServer]:
+    with plugin_server(vllm_environment, hooks, folder) as started:
         yield started
-
-
-def complete(server: VllmServer, number: int, tokens: int = 16) -> tuple[float, int, str]:
-    """Stream one completion: seconds to its first token, its tokens, and the id that the client is told."""
-    body = {
-        "model": server.model,
-        "prompt": f"{number} " * 8,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    request = post(f"{server.url}/v1/completions", body)
-    first, used, name, began = None, 0, "", time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # likewise
-        for line in answer:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            name = chunk["id"]
-            if chunk["choices"] and first is None:
-                first = time.perf_counter() - began
-            if chunk.get("usage"):
-                used = chunk["usage"]["completion_tokens"]
-    assert first is not None
-    return first, used, name
-
-
-def post(url: str, body: Any) -> urllib.request.Request:
-    data = None if body is None else json.dumps(body).encode()
-    return urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  # our own http:// URL
-
-
-def lever(server: VllmServer, path: str, body: Any = None) -> dict[str, Any]:
-    with urllib.request.urlopen(post(f"{server.url}/v1/vllm-monitor/{path}", body), timeout=30) as answer:  # noqa: S310
-        found: dict[str, Any] = json.load(answer)
-    return found
 
 
 def test_requests_and_histograms_are_those_of_client_and_server(
@@ -164,22 +121,10 @@ def test_a_frozen_engine_is_told_within_five_seconds(server: VllmServer, spool: 
         wait_until(lambda: any(kind == "inside_stall_over" for _, kind in events), "its end", 10)
 
 
-def test_levers_work_without_development_routes(server: VllmServer) -> None:
-    status = lever(server, "status")
-    assert {"pause", "resume", "abort", "reset_prefix_cache", "admission_limit"} <= set(status["levers"])
-    assert status["is_paused"] is False
-    assert lever(server, "pause", {"mode": "keep", "for_seconds": 2})["is_paused"]
-    assert lever(server, "status")["is_paused"]
-    wait_until(lambda: not lever(server, "status")["is_paused"], "that the pause ends by itself", 5)
-    assert lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})["done"]
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        complete(server, 1)
-    with refused.value as answer:
-        assert answer.code == 503
-        assert answer.headers["Retry-After"] == "1"
-    assert lever(server, "admission-limit", {"limit": None})["before"] == 0
-    complete(server, 1)
-    assert lever(server, "reset-prefix-cache", {})["done"]
+def test_all_of_it_works_as_the_table_says(
+    server: VllmServer, hooks: Hooks, spool: Path, tmp_path: Path, vllm_environment: vllm_env.VllmEnvironment
+) -> None:
+    check_row(vllm_environment.version, observe(server, hooks, spool, tmp_path))
 
 
 def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:
@@ -192,27 +137,6 @@ def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:
     for one in checkpoints:
         print(one.timestamp, one.state, one.condition, one.metadata.get("inside", {}).get("words", one.reason))
     return [{**one.metadata["inside"], "metrics": one.metrics} for one in checkpoints if "inside" in one.metadata]
-
-
-def refused(server: VllmServer) -> None:
-    with pytest.raises(urllib.error.HTTPError) as answer:
-        complete(server, 1)
-    with answer.value as error:
-        assert (error.code, error.headers["Retry-After"]) == (503, "1")
-
-
-def crowd(server: VllmServer, clients: int) -> None:
-    """So many requests at once; some of them are refused."""
-
-    def ask() -> None:
-        with contextlib.suppress(OSError, AssertionError, KeyError):
-            complete(server, 1)
-
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def one_life(

@@ -49,6 +49,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
             # One gate for all recorders of a process: the newest tells of it, so that nothing is counted twice.
             rejections=Rejections(lambda: gate_state().refused if current_recorder() is recorder else {}),
             startup=StartupPhases(header, vllm_config),
+            shares_engines=header.get("api_servers", 1) > 1,
         )
         recorder.start()
         atexit.register(recorder.stop)

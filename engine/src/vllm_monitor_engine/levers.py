@@ -156,7 +156,7 @@ class Levers:
         chosen = [
             one["internal_id"]
             for one in self.requests()
-            if (ids is not None and (one["id"] in ids or one["internal_id"] in ids))
+            if (ids is not None and not _names_of(one).isdisjoint(ids))
             or (older_than_seconds is not None and (one["age_seconds"] or 0.0) > older_than_seconds)
         ][: max(0, most)]
         if chosen:
@@ -317,6 +317,16 @@ class Levers:
 
     def _told(self, lever: str, **facts: Any) -> None:
         self._note("lever", lever=lever, **facts)
+
+
+def _names_of(request: dict[str, Any]) -> set[str]:
+    """By what a request may be called.
+
+    Of a completion vLLM makes one request for each prompt, and tells the client what stands before their numbers.
+    """
+    whole, _, number = request["id"].rpartition("-")
+    told = {whole} if whole.startswith("cmpl-") and number.isdecimal() else set()
+    return {request["id"], request["internal_id"], *told}
 
 
 async def _abort(client: Any, names: list[str]) -> None:

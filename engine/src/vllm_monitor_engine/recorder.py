@@ -56,6 +56,9 @@ class Recorder:
         monotonic: Seconds of a clock that never jumps.
         rejections: Requests that were refused.
         startup: When the server reached which phase of its start.
+        shares_engines: Whether other API servers, in processes of their own, use the same engines. Then this one sees
+            a part of the steps, and cannot tell alone that an engine stalls: what it waits for is told, and judged by
+            whoever sees all of them.
 
     Attributes:
         standing: What holds at the moment, told with all totals: ``paused``, 0 or 1, where it is known.
@@ -72,6 +75,7 @@ class Recorder:
         monotonic: Callable[[], float] = time.monotonic,
         rejections: Rejections | None = None,
         startup: StartupPhases | None = None,
+        shares_engines: bool = False,
     ) -> None:
         self.rejections = rejections if rejections is not None else Rejections()
         self.startup = startup if startup is not None else StartupPhases(wall=wall)
@@ -80,6 +84,7 @@ class Recorder:
         self._spool = spool
         self._bounds = bounds
         self._in_flight = in_flight
+        self._shares_engines = shares_engines
         self._wall = wall
         self._monotonic = monotonic
         self._buffer = StepBuffer(settings.buffer_steps)
@@ -119,7 +124,8 @@ class Recorder:
 
     def load(self) -> tuple[float, float]:
         """Requests waiting, and how full the fullest KV cache is, as the engines last said."""
-        gauges = [dict(engine.gauges) for engine in list(self._engines.values())]
+        now = self._monotonic()
+        gauges = [engine.fresh_gauges(now) for engine in list(self._engines.values())]
         waiting = sum(one.get("num_requests_waiting", 0.0) + one.get("num_requests_deferred", 0.0) for one in gauges)
         return waiting, max((one.get("kv_cache_usage_perc", 0.0) for one in gauges), default=0.0)
 
@@ -188,7 +194,7 @@ class Recorder:
                     self._known_bounds = self._bounds()
                 except Exception:
                     self._known_bounds = {}
-            totals = self._engines[index] = EngineTotals(self._known_bounds)
+            totals = self._engines[index] = EngineTotals(self._known_bounds, is_part=self._shares_engines)
         return totals
 
     def _tell(self, last: bool) -> None:
@@ -230,7 +236,7 @@ class Recorder:
             oldest_seconds=oldest,
             largest_gap_seconds=max(gaps),
         )
-        return changes
+        return [] if self._shares_engines else changes
 
     def _heartbeat(self, engine: int | None) -> Heartbeat:
         return self._heartbeats.setdefault(engine, Heartbeat(self._settings.stall_seconds, engine))

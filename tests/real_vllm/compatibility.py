@@ -60,6 +60,7 @@ FIGURES = (
 PHASES = ("process_started", "engine_client", "engine_initialized", "application_built", "application_ready")
 QUEUE_LIMIT = 4
 LONG_TOKENS = 900
+FINGERPRINT_LENGTH = 64
 
 Row = dict[str, bool | str]
 
@@ -139,6 +140,11 @@ def observe(server: VllmServer, hooks: Hooks, spool: Path, folder: Path) -> Row:
         wait_until(monitor.latest, "a first look")
         for number in range(12):
             seen.tokens.append(complete(server, number % 10)[1])
+        for _ in range(3):  # one prompt of several blocks, again and again: it is cached
+            body = {**completion(server, 5), "prompt": "number 7 please " * 100}
+            seen.tokens.append(
+                sum(chunk["usage"]["completion_tokens"] for chunk in stream(server, body) if chunk.get("usage"))
+            )
         for name in ("pause", "resume", "abort", "reset_prefix_cache", "admission_limit", "refuse_prompt"):
             row[f"lever: {name}"] = LEVERS[name](server, seen)
         burst = crowd(server, 40) if hooks.has_queue_limit else Answers()
@@ -343,5 +349,5 @@ def life_row(notes: list[dict[str, Any]]) -> Row:
         facts |= note
     row: Row = {f"phase: {name}": f"{name}_at" in facts for name in PHASES}
     row["told: size of the KV cache"] = facts.get("kv_capacity_tokens", 0) > 0
-    row["told: configuration"] = len(facts.get("config", {})) > 10
+    row["told: fingerprint of the configuration"] = len(facts.get("config_fingerprint", "")) == FINGERPRINT_LENGTH
     return row

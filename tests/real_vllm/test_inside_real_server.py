@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import signal
@@ -31,10 +32,15 @@ from tests.real_vllm.compatibility import (
 from tests.waiting import wait_until
 
 import vllm_env
+from vllm_load import LoadGenerator
 from vllm_monitor.core import MonitorConfig, VLLMMonitor
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import Severity
 from vllm_server import VllmServer
+
+WARM_UP_SECONDS = 15.0
+LOAD_SECONDS = 60.0
+MOST_GROWTH_MIB = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,27 @@ def test_all_of_it_works_as_the_table_says(
     server: VllmServer, hooks: Hooks, spool: Path, tmp_path: Path, vllm_environment: vllm_env.VllmEnvironment
 ) -> None:
     check_row(vllm_environment.version, observe(server, hooks, spool, tmp_path))
+
+
+def test_memory_is_flat_under_load(server: VllmServer, spool: Path) -> None:
+    """The first third of the load against the last one: what is kept for each step or request would show."""
+    api = server.process("api")
+    resident: list[int] = []
+    with LoadGenerator(server.url, server.model, requests_per_second=4.0, max_tokens=(8, 32)) as load:
+        time.sleep(WARM_UP_SECONDS)
+        ends_at = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < ends_at:
+            resident.append(api.memory_info().rss)
+            time.sleep(0.5)
+        counts = load.stop()
+    third = len(resident) // 3
+    before, after = (statistics.median(part) / 2**20 for part in (resident[:third], resident[-third:]))
+    print(f"{before:.1f} MiB, then {after:.1f} MiB; {counts}")
+    assert counts.ok > LOAD_SECONDS
+    assert after - before < MOST_GROWTH_MIB
+    totals = [line for file in spool.iterdir() for line in file.read_text().splitlines() if '"kind":"totals"' in line]
+    last = json.loads(totals[-1])
+    assert last["lost_steps"] == last["lost_lines"] == last["faults"] == 0
 
 
 def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.real_vllm.clients import complete
+from tests.real_vllm.clients import complete, lever
 from tests.waiting import wait_until
 
 import vllm_env
@@ -127,6 +127,15 @@ def test_who_sees_no_step_is_not_stalled_while_another_does(server: VllmServer, 
     assert "stalled" not in conditions
     with PersistenceManager(store) as kept:
         assert not kept.get_events(event_type="inside_stalled", target=server.url)
+
+
+def test_a_pause_holds_for_all_of_them(server: VllmServer) -> None:
+    assert lever(server, "pause", {"mode": "keep", "for_seconds": 30})["is_paused"]
+    # Each call is a connection of its own, which either of them may take.
+    assert all(lever(server, "status")["is_paused"] for _ in range(8))
+    assert not lever(server, "resume", {})["is_paused"]
+    assert not any(lever(server, "status")["is_paused"] for _ in range(8))
+    complete(server, 1)
 
 
 def test_engines_that_stop_are_told_by_all_together(server: VllmServer, spool: Path, tmp_path: Path) -> None:

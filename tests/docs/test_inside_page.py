@@ -12,6 +12,7 @@ PAGE = DOCS / "inside.md"
 HEADING = "Which vLLM"
 ROWS = REPOSITORY / "tests" / "data" / "compatibility.json"
 TABLE = re.compile(r"^\| what \|.*\n(?:\|.*\n)+", re.MULTILINE)
+IN_WORDS = ("server", "told")
 WORDS = {True: "yes", False: "-"}
 
 
@@ -24,7 +25,7 @@ def table_of(rows: dict[str, dict[str, bool | str]]) -> str:
         kind, _, what = name.rpartition(": ")
         values = [rows[version].get(name, False) for version in versions]
         told = tuple(value if isinstance(value, str) else WORDS[value] for value in values)
-        lines.setdefault((kind, told), []).append(f"`{what}`" if "_" in what or kind == "lever" else what)
+        lines.setdefault((kind, told), []).append(what if kind in IN_WORDS else f"`{what}`")
     head = ["| what | which |" + "".join(f" {version} |" for version in versions), "|---|---|" + "---|" * len(versions)]
     body = [f"| {kind} | {', '.join(whats)} | {' | '.join(told)} |" for (kind, told), whats in lines.items()]
     return "\n".join([*head, *body]) + "\n"

@@ -132,7 +132,7 @@ def observe(server: VllmServer, hooks: Hooks, spool: Path, folder: Path) -> Row:
     config = MonitorConfig(targets=(server.url,), interval_seconds=0.5, spool_dir=spool, predict=False)
     store = PersistenceConfig(storage_dir=folder / "store")
     seen, began_at = Answers(), time.time()
-    row: Row = {"stat logger": hooks.stat_logger, "told: sleep": hooks.tells_sleep}
+    row: Row = {"server: stat logger": hooks.stat_logger, "told: sleep": hooks.tells_sleep}
     events: list[str] = []
     monitor = VLLMMonitor(config, persistence_config=store)
     monitor.add_listener(lambda tick: events.extend(one.event_type for one in tick.events))
@@ -141,7 +141,7 @@ def observe(server: VllmServer, hooks: Hooks, spool: Path, folder: Path) -> Row:
         for number in range(12):
             seen.tokens.append(complete(server, number % 10)[1])
         for _ in range(3):  # one prompt of several blocks, again and again: it is cached
-            body = {**completion(server, 5), "prompt": "number 7 please " * 100}
+            body = {**completion(server, 5), "prompt": "number 7 please " * 40}
             seen.tokens.append(
                 sum(chunk["usage"]["completion_tokens"] for chunk in stream(server, body) if chunk.get("usage"))
             )
@@ -304,7 +304,7 @@ def rejections(inside: Mapping[Any, float], page: str, burst: Answers, hooks: Ho
     return {
         "told: refusals of the gate": True,
         "told: refusals of vLLM": hooks.tells_rejections,
-        "vLLM has a queue limit": hooks.has_queue_limit,
+        "server: queue limit of its own": hooks.has_queue_limit,
     }
 
 

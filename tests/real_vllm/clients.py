@@ -44,10 +44,13 @@ def completion(server: VllmServer, number: int, tokens: int = 16) -> dict[str, A
     }
 
 
-def stream(server: VllmServer, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def stream(server: VllmServer, body: dict[str, Any], request_id: str | None = None) -> Iterator[dict[str, Any]]:
     """What a server sends, piece by piece."""
+    request = post(f"{server.url}/v1/completions", body)
+    if request_id is not None:
+        request.add_header("X-Request-Id", request_id)
     answer: HTTPResponse
-    with urllib.request.urlopen(post(f"{server.url}/v1/completions", body), timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # our own http:// URL
         for line in answer:
             if line.startswith(b"data: {"):
                 yield json.loads(line[6:])

@@ -216,23 +216,27 @@ def try_resume(server: VllmServer, seen: Answers, waiting: threading.Thread | No
 
 
 def try_abort(server: VllmServer, seen: Answers) -> bool:
-    """One of two requests, by the id that its client was told."""
+    """One of two requests, by the id that its client is told; in a pause, so that neither is over before."""
     if not is_offered(server, "abort"):
         return False
-    other = threading.Thread(target=lambda: seen.tokens.append(complete(server, 2, LONG_TOKENS)[1]))
-    other.start()
-    told, reason = stream(server, completion(server, 3, LONG_TOKENS)), None
-    name, pieces = next(told)["id"], 1
-    answer = lever(server, "abort", {"ids": [name]})
-    assert (answer["done"], len(answer["aborted"])) == (True, 1)
-    for chunk in told:
-        pieces += 1
-        for choice in chunk["choices"]:
-            reason = choice["finish_reason"] or reason
-    assert reason == "abort"
-    assert pieces < LONG_TOKENS
-    other.join(60)
-    assert not other.is_alive()
+    pieces: list[dict[str, Any]] = []
+    body = completion(server, 3, LONG_TOKENS)
+    clients = [
+        threading.Thread(target=lambda: seen.tokens.append(complete(server, 2)[1])),
+        threading.Thread(target=lambda: pieces.extend(stream(server, body, request_id="to-be-aborted"))),
+    ]
+    lever(server, "pause", {"mode": "keep", "for_seconds": 30})
+    for client in clients:
+        client.start()
+    wait_until(lambda: lever(server, "status")["in_flight"] == len(clients), "both")
+    answer = lever(server, "abort", {"ids": ["cmpl-to-be-aborted"]})
+    assert (answer["done"], answer["asked"], len(answer["aborted"])) == (True, 1, 1), answer
+    lever(server, "resume", {})
+    for client in clients:
+        client.join(30)
+        assert not client.is_alive()
+    assert {piece["id"] for piece in pieces} == {"cmpl-to-be-aborted"}
+    assert [choice["finish_reason"] for piece in pieces for choice in piece["choices"]] == ["abort"]
     return True
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -219,21 +220,28 @@ class Levers:
 
     async def _adapt(self, start: int) -> None:
         aimd = AimdLimit(AimdSettings(), start)
-        ends: list[tuple[float, int]] = []
+        ends: deque[tuple[float, int]] = deque()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = self._monotonic()
-            ends = [(at, ended) for at, ended in ends if now - at <= SERVED_SECONDS]
-            ends.append((now, self._gate.ended))
-            seconds, served = now - ends[0][0], self._gate.ended - ends[0][1]
-            waiting, kv_ratio = self._load()
-            self._gate.limit = aimd.look(
-                now,
-                in_flight=self._gate.in_flight,
-                waiting=max(waiting, self._prefilling()),
-                served_per_second=served / seconds if seconds > 0 else 0.0,
-                kv_ratio=kv_ratio,
-            )
+            try:
+                self._gate.limit = self._next_limit(aimd, ends)
+            except Exception:  # the limit stays as it is until the next look
+                self._gate.faults += 1
+
+    def _next_limit(self, aimd: AimdLimit, ends: deque[tuple[float, int]]) -> int:
+        now = self._monotonic()
+        ends.append((now, self._gate.ended))
+        while now - ends[0][0] > SERVED_SECONDS:
+            ends.popleft()
+        seconds, served = now - ends[0][0], self._gate.ended - ends[0][1]
+        waiting, kv_ratio = self._load()
+        return aimd.look(
+            now,
+            in_flight=self._gate.in_flight,
+            waiting=max(waiting, self._prefilling()),
+            served_per_second=served / seconds if seconds > 0 else 0.0,
+            kv_ratio=kv_ratio,
+        )
 
     def _prefilling(self) -> int:
         """Requests that have not got their first token: those that the engines do not know yet are among them."""
@@ -262,7 +270,7 @@ class Levers:
         async def wait() -> None:
             await asyncio.sleep(seconds)
             while True:  # whoever holds something back must not stay away for ever
-                with contextlib.suppress(LeverError):
+                with contextlib.suppress(Exception):
                     await end()
                     break
                 await asyncio.sleep(CALL_SECONDS)

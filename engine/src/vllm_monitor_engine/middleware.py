@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Gate", "GateState", "gate_state", "prompt_hash"]
 
@@ -41,6 +41,7 @@ class GateState:
         client_limit: How many of one client address; ``None`` for any number.
         refused_prompts: Hashes of prompts that are refused (:func:`prompt_hash`), and the monotonic time until when.
         retry_after_seconds: What those who are refused are told to wait.
+        faults: Faults of the gate itself, which let requests pass.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class GateState:
         self.client_limit: int | None = None
         self.refused_prompts: dict[str, float] = {}
         self.retry_after_seconds = 1
+        self.faults = 0
         self.in_flight = 0
         self.passed = 0
         self.ended = 0
@@ -78,6 +80,12 @@ def gate_state() -> GateState:
     return _state
 
 
+class _Refusal(NamedTuple):
+    """That a request is refused, and why."""
+
+    reason: str
+
+
 class Gate:
     """The middleware.
 
@@ -91,37 +99,56 @@ class Gate:
         self._state = state if state is not None else _state
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; where the gate itself fails, as if it were not there."""
         if scope.get("type") != "http" or scope.get("method") != "POST" or scope.get("path") not in GENERATION_PATHS:
             await self._app(scope, receive, send)
             return
-        state = self._state
-        client = _client_of(scope)
-        reason = state.why_refused(client)
-        if reason is not None:
-            await self._refuse(reason, send)
+        client = self._enter(scope)
+        if isinstance(client, _Refusal):
+            await self._refuse(client.reason, send)
             return
-        # Taken before anything is awaited, so that a burst cannot slip through together.
-        state.in_flight += 1
-        state.passed += 1
-        state.by_client[client] = state.by_client.get(client, 0) + 1
         try:
-            if state.refused_prompts:
+            if self._state.refused_prompts:
                 body, receive = await _read_body(receive)
-                until = state.refused_prompts.get(prompt_hash(body), 0.0)
-                if time.monotonic() < until:
+                if self._is_harmful(body):
                     await self._refuse("prompt", send)
                     return
-            _give_id(scope)
             await self._app(scope, receive, send)
         finally:
-            state.in_flight -= 1
-            state.ended += 1
-            left = state.by_client[client] - 1
-            if left:
-                state.by_client[client] = left
-            else:
-                del state.by_client[client]
+            self._leave(client)
+
+    def _enter(self, scope: MutableMapping[str, Any]) -> str | _Refusal:
+        """Count the request in, before anything is awaited, so that a burst cannot slip through together."""
+        client = ""
+        try:
+            client = _client_of(scope)
+            reason = self._state.why_refused(client)
+            if reason is not None:
+                return _Refusal(reason)
+            _give_id(scope)
+        except Exception:  # it must not be the request's
+            self._state.faults += 1
+        self._state.in_flight += 1
+        self._state.passed += 1
+        self._state.by_client[client] = self._state.by_client.get(client, 0) + 1
+        return client
+
+    def _leave(self, client: str) -> None:
+        state = self._state
+        state.in_flight -= 1
+        state.ended += 1
+        left = state.by_client[client] - 1
+        if left:
+            state.by_client[client] = left
+        else:
+            del state.by_client[client]
+
+    def _is_harmful(self, body: bytes) -> bool:
+        try:
+            return time.monotonic() < self._state.refused_prompts.get(prompt_hash(body), 0.0)
+        except Exception:  # likewise
+            self._state.faults += 1
+            return False
 
     async def _refuse(self, reason: str, send: Send) -> None:
         self._state.refused[reason] += 1

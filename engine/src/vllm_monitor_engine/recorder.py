@@ -56,6 +56,7 @@ class Recorder:
         monotonic: Seconds of a clock that never jumps.
         rejections: Requests that were refused.
         startup: When the server reached which phase of its start.
+        other_faults: Gives the faults of ours that somebody else has counted.
 
     Attributes:
         standing: What holds at the moment, told with all totals: ``paused``, 0 or 1, where it is known.
@@ -72,6 +73,7 @@ class Recorder:
         monotonic: Callable[[], float] = time.monotonic,
         rejections: Rejections | None = None,
         startup: StartupPhases | None = None,
+        other_faults: Callable[[], int] = int,
     ) -> None:
         self.rejections = rejections if rejections is not None else Rejections()
         self.startup = startup if startup is not None else StartupPhases(wall=wall)
@@ -80,6 +82,7 @@ class Recorder:
         self._spool = spool
         self._bounds = bounds
         self._in_flight = in_flight
+        self._other_faults = other_faults
         self._wall = wall
         self._monotonic = monotonic
         self._buffer = StepBuffer(settings.buffer_steps)
@@ -88,6 +91,7 @@ class Recorder:
         self._known_bounds: Mapping[str, Sequence[float]] | None = None
         self._heartbeats: dict[int | None, Heartbeat] = {}
         self._largest_gap_seconds = 0.0
+        self._uncounted_steps = 0
         self._in_flight_now = 0.0
         self._oldest_seconds: float | None = None
         self._pending: deque[dict[str, Any]] = deque()
@@ -160,6 +164,7 @@ class Recorder:
         self._guarded(self._count)
         self._guarded(self._watch)
         self._guarded(lambda: self._tell(last))
+        self._guarded(self._write)
 
     def _guarded(self, do: Callable[[], None]) -> None:
         """Whatever fails in it, the server goes on, and so do we."""
@@ -174,12 +179,15 @@ class Recorder:
     def _count(self) -> None:
         while steps := self._buffer.take(SLICE_STEPS):
             for index in {step[1] for step in steps}:
+                of_engine = [step for step in steps if step[1] == index]
                 try:
-                    finished = self._engine(index).add([step for step in steps if step[1] == index])
-                    for line in request_lines(finished, index, self._wall()):
-                        self._keep(line)
+                    finished = self._engine(index).add(of_engine)
                 except Exception:  # a shape that nobody thought of costs these steps
                     self.faults += 1
+                    self._uncounted_steps += len(of_engine)
+                    continue
+                for line in request_lines(finished, index, self._wall()):
+                    self._keep(line)
             if len(steps) < SLICE_STEPS:
                 break
             time.sleep(0)  # others want the interpreter, too
@@ -202,10 +210,13 @@ class Recorder:
         if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS - CLOSE_SECONDS:
             self._last_totals_at = now
             self._keep(self._totals(now))
-        if self._pending:
-            for _ in range(self._spool.write(self._pending)):
-                self._pending_entries -= _entries(self._pending.popleft())
-            self._complain()
+
+    def _write(self) -> None:
+        if not self._pending:
+            return
+        for _ in range(self._spool.write(self._pending)):
+            self._pending_entries -= _entries(self._pending.popleft())
+        self._complain()
 
     def _complain(self) -> None:
         """Say once in the server's log that, and why, nothing can be written; and again after it could be."""
@@ -281,9 +292,9 @@ class Recorder:
                 max((one.stalled_seconds(now) for one in self._heartbeats.values()), default=0.0), 3
             ),
             "largest_step_gap_seconds": round(gap, 6),
-            "lost_steps": self._buffer.lost,
+            "lost_steps": self._buffer.lost + self._uncounted_steps,
             "lost_lines": self.lost_lines,
-            "faults": self.faults + sum(engine.faults for engine in self._engines.values()),
+            "faults": self.faults + self._other_faults() + sum(one.faults for one in self._engines.values()),
             "cpu_seconds": round(self.cpu_seconds(), 6),
             "record_seconds": self.record_seconds(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -54,10 +55,12 @@ class Injected:
         wait_until(lambda: self.totals()["t"] > asked_at, "a new line of totals", 10)
         return self.totals()
 
-    def ask(self, path: str = "v1/completions", body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    def ask(
+        self, path: str = "v1/completions", body: dict[str, Any] | None = None, prompt: str = "so"
+    ) -> tuple[int, dict[str, Any]]:
         """Status and answer of a request."""
         if path == "v1/completions":
-            body = {"model": self.server.model, "prompt": "so", "max_tokens": 8, "ignore_eos": True}
+            body = {"model": self.server.model, "prompt": prompt, "max_tokens": TOKENS, "ignore_eos": True}
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.server.url}/{path}", data, headers)  # noqa: S310  # our http:// URL
@@ -145,7 +148,7 @@ def tokens_of(totals: dict[str, Any]) -> float:
     return found
 
 
-def test_what_fails_at_the_start_leaves_a_server_as_it_always_was(
+def test_what_fails_at_the_start_leaves_a_server_with_the_gate_that_its_operator_put_in(
     vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path
 ) -> None:
     plugin = vllm_env.ensure_plugin()
@@ -153,6 +156,7 @@ def test_what_fails_at_the_start_leaves_a_server_as_it_always_was(
         vllm_environment,
         tmp_path / "server.log",
         development_routes=False,
+        extra_args=("--middleware", "vllm_monitor_engine.middleware.Gate"),
         plugin=plugin,
         variables={
             "PYTHONPATH": f"{FAULTS}{os.pathsep}{plugin}",
@@ -160,10 +164,13 @@ def test_what_fails_at_the_start_leaves_a_server_as_it_always_was(
             "VLLMMON_TEST_START_FAULTS": "1",
             "VLLMMON_ENABLED": "1",
             "VLLMMON_SPOOL_DIR": str(tmp_path / "spool"),
+            "VLLMMON_REFUSED_PROMPTS": hashlib.sha256(b'"harm"').hexdigest(),
             "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
         },
     ) as server:
         injected = Injected(server, tmp_path)
         assert injected.ask()[0] == 200
+        assert injected.ask(prompt="harm")[0] == 503
+        assert injected.ask("v1/vllm-monitor/status")[0] == 503, "there are no levers, and that is said"
         assert "vllm-monitor: cannot record inside this server" in server.log_file.read_text()
         assert not injected.spool.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,63 @@ def test_levers_work_without_development_routes(server: VllmServer) -> None:
     assert lever(server, "admission-limit", {"limit": None})["before"] == 0
     complete(server, 1)
     assert lever(server, "reset-prefix-cache", {})["done"]
+
+
+def test_requests_are_found_ended_and_refused_one_by_one(server: VllmServer) -> None:
+    with long_request(server) as told:
+        (one,) = lever(server, "requests")["requests"]
+        assert told.id.startswith(one["id"]) or one["id"].startswith(told.id)
+        assert one["age_seconds"] < 30
+        assert lever(server, "admission-limit", {"limit": 10, "client_limit": 1, "for_seconds": 60})["done"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            complete(server, 2)
+        assert json.load(refused.value)["error"]["message"].startswith("This client has too many")
+        assert lever(server, "abort", {"ids": [told.id]})["aborted"] == [one["internal_id"]]
+    assert told.finish_reason == "abort"
+    assert told.tokens < 900
+    with long_request(server):
+        assert lever(server, "abort", {"older_than_seconds": 60})["asked"] == 0
+        assert len(lever(server, "abort", {"older_than_seconds": 0.01})["aborted"]) == 1
+    lever(server, "admission-limit", {"limit": None})
+    prompt = f"{3} " * 8
+    digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
+    assert lever(server, "refuse-prompt", {"prompt_hash": digest, "for_seconds": 2})["done"]
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        complete(server, 3)
+    complete(server, 4)
+    time.sleep(2.0)
+    complete(server, 3)
+
+
+@dataclass
+class Told:
+    """What a client was told of its request."""
+
+    id: str = ""
+    tokens: int = 0
+    finish_reason: str | None = None
+
+
+@contextlib.contextmanager
+def long_request(server: VllmServer) -> Iterator[Told]:
+    """A request of 900 tokens, streamed; the block begins with its first, and when it ends so has the request."""
+    body = {"model": server.model, "prompt": "on", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    told, begun = Told(), threading.Event()
+
+    def read() -> None:
+        with urllib.request.urlopen(post(f"{server.url}/v1/completions", body), timeout=60) as answer:  # noqa: S310
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    chunk = json.loads(line[6:])
+                    told.id, told.tokens = chunk["id"], told.tokens + 1
+                    told.finish_reason = chunk["choices"][0]["finish_reason"]
+                    begun.set()
+
+    client = threading.Thread(target=read)
+    client.start()
+    assert begun.wait(30)
+    yield told
+    client.join()
 
 
 def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:

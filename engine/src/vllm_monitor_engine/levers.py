@@ -157,7 +157,7 @@ class Levers:
         chosen = [
             one["internal_id"]
             for one in self.requests()
-            if (ids is not None and (one["id"] in ids or one["internal_id"] in ids))
+            if (ids is not None and not _names_of(one).isdisjoint(ids))
             or (older_than_seconds is not None and (one["age_seconds"] or 0.0) > older_than_seconds)
         ][: max(0, most)]
         if chosen:
@@ -180,9 +180,10 @@ class Levers:
         """Take no more than so many generation requests at once, for a while.
 
         Args:
-            limit: How many; ``None`` takes the limit away. Where it is to be adaptive, where it begins.
-            for_seconds: When it is taken away by itself.
-            client_limit: How many of one client address.
+            limit: How many; ``None`` for as many as the operator chose before the start. Where it is to be adaptive,
+                where it begins.
+            for_seconds: When this ends by itself.
+            client_limit: How many of one client address, likewise.
             adaptive: Whether it is moved by what is measured, see :class:`~vllm_monitor_engine.admission.AimdLimit`.
         """
         before = self._gate.limit
@@ -193,14 +194,18 @@ class Levers:
                 raise LeverError(f"a limit is a whole number from 0, or null, not {value!r}")
         seconds = _seconds(for_seconds)
         self._stop_adapting()
-        self._gate.limit, self._gate.client_limit = limit, client_limit
+        self._gate.reset_limits()
+        if limit is not None:
+            self._gate.limit = limit
+        if client_limit is not None:
+            self._gate.client_limit = client_limit
         if limit is None and client_limit is None:
             self._forget_end("admission_limit")
         else:
             self._end_after("admission_limit", seconds, self._lift)
         if adaptive and limit is not None:
             self._adaptive = asyncio.get_running_loop().create_task(self._adapt(limit))
-        self._told("admission_limit", limit=-1 if limit is None else limit, adaptive=adaptive, done=True)
+        self._told_limit(adaptive=adaptive)
         return {"done": True, "before": before, "admission_limit": self._gate.limit, "is_adaptive": adaptive}
 
     def refuse_prompt(self, digest: str, for_seconds: float = 600.0) -> dict[str, Any]:
@@ -249,8 +254,8 @@ class Levers:
 
     async def _lift(self) -> None:
         self._stop_adapting()
-        self._gate.limit = self._gate.client_limit = None
-        self._told("admission_limit", limit=-1, adaptive=False, done=True)
+        self._gate.reset_limits()
+        self._told_limit(adaptive=False)
 
     def _stop_adapting(self) -> None:
         if self._adaptive is not None:
@@ -323,8 +328,18 @@ class Levers:
         except Exception as error:
             raise LeverError(f"the {what} failed: {error}", 502) from error
 
+    def _told_limit(self, *, adaptive: bool) -> None:
+        limit = self._gate.limit
+        self._told("admission_limit", limit=-1 if limit is None else limit, adaptive=adaptive, done=True)
+
     def _told(self, lever: str, **facts: Any) -> None:
         self._note("lever", lever=lever, **facts)
+
+
+def _names_of(request: dict[str, Any]) -> set[str]:
+    """All by which a request is known: its client is not told that its prompt is the first of several."""
+    told, _, place = request["id"].rpartition("-")
+    return {request["id"], request["internal_id"], *([told] if place.isdecimal() else [])}
 
 
 async def _abort(client: Any, names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A gate before the server: counts requests in flight, and refuses what is too much before anything of it is read.
 
-Pure ASGI, for ``--middleware vllm_monitor_engine.middleware.Gate`` or as the endpoint plugin puts it in. What is
+Pure ASGI, for ``--middleware vllm_monitor_engine.middleware.Gate``, with limits from ``VLLMMON_*`` variables, or as the
+endpoint plugin puts it in, with levers. What is
 refused gets status 503 with ``Retry-After``, as load balancers and clients expect. What is no generation passes.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
+
+from vllm_monitor_engine.settings import EngineSettings
 
 __all__ = ["Gate", "GateState", "gate_state", "prompt_hash"]
 
@@ -36,6 +40,9 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 class GateState:
     """What the gate of this process lets through. For the event loop, except where it is only read.
 
+    Args:
+        settings: What the operator chose before the start: it holds where no lever says otherwise.
+
     Attributes:
         limit: How many generation requests may be in flight; ``None`` for any number.
         client_limit: How many of one client address; ``None`` for any number.
@@ -44,10 +51,12 @@ class GateState:
         faults: Faults of the gate itself, which let requests pass.
     """
 
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self.client_limit: int | None = None
-        self.refused_prompts: dict[str, float] = {}
+    def __init__(self, settings: EngineSettings | None = None) -> None:
+        self._settings = settings or EngineSettings()
+        self.limit: int | None
+        self.client_limit: int | None
+        self.reset_limits()
+        self.refused_prompts: dict[str, float] = dict.fromkeys(self._settings.refused_prompts, math.inf)
         self.retry_after_seconds = 1
         self.faults = 0
         self.in_flight = 0
@@ -55,6 +64,10 @@ class GateState:
         self.ended = 0
         self.refused: dict[str, int] = {"limit": 0, "client_limit": 0, "prompt": 0}
         self.by_client: dict[str, int] = {}
+
+    def reset_limits(self) -> None:
+        """Have the limits again that the operator chose before the start."""
+        self.limit, self.client_limit = self._settings.admission_limit, self._settings.client_limit
 
     def why_refused(self, client: str) -> str | None:
         """Why the next request of this client would be refused; ``None`` when it would not."""
@@ -72,7 +85,7 @@ class GateState:
             del self.refused_prompts[next(iter(self.refused_prompts))]
 
 
-_state = GateState()
+_state = GateState(EngineSettings.from_environment())
 
 
 def gate_state() -> GateState:

@@ -48,7 +48,7 @@ def doctor(
     results: list[tuple[Finding, FixResult]] = []
     if fix and fixes_of(findings):
         for one, planned in fixes_of(findings):
-            typer.echo(clean(f"will {planned.what}  [{one.check}]"), err=json)
+            typer.echo(clean(f"{one.check}: will {planned.what}"), err=json)
         results = apply_fixes(findings)
         for one, result in results:
             typer.echo(clean(f"{'done' if result.done else 'FAILED'}: {result.text}  [{one.check}]"), err=json)

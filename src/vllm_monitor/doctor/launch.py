@@ -97,8 +97,8 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
         name, is_assignment, value = rest.pop(0).partition("=")
         if is_assignment:
             variables[name] = value
-    arguments = server_arguments(rest)
-    port = port_of_server_command(rest)
+    arguments = server_arguments(tuple(rest))
+    port = port_of_server_command(tuple(rest))
     if arguments is None or port is None:
         raise ConfigurationError(
             f"{' '.join(rest[:2]) or 'an empty command'} starts no vLLM server",

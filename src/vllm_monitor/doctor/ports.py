@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from vllm_monitor.collectors.proc_files import command_line, socket_inodes
 from vllm_monitor.collectors.socket_listing import list_sockets
@@ -48,7 +49,7 @@ def check_port(subject: Subject) -> Iterator[Finding]:
 def shown_command(pid: int) -> str:
     """The command line of a process without secrets, cut to a line; its pid alone when it cannot be read."""
     words = redact(list(command_line(pid) or ()))
-    text = " ".join(words)
+    text = " ".join([Path(words[0]).name, *words[1:]] if words else ())
     return f"pid {pid}" + (f" ({text[:_MOST_COMMAND]}{'...' if len(text) > _MOST_COMMAND else ''})" if text else "")
 
 

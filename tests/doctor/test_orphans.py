@@ -14,7 +14,7 @@ from tests.doctor.subjects import Only, levels, make_subject, run_check, the_onl
 from tests.waiting import wait_until
 
 from vllm_monitor.collectors.proc_files import command_line, read_stat
-from vllm_monitor.doctor import Gpu, Gpus, Level, Machine, Subject, apply_fixes, orphans
+from vllm_monitor.doctor import Gpu, Gpus, Level, apply_fixes, orphans
 
 
 def is_alive(pid: int) -> bool:
@@ -35,7 +35,7 @@ def abandon(started: list[int], title: str, before: str = "") -> int:
     """Start a process whose parent ends at once; it calls itself ``title``."""
     script = f'({before} exec -a "$0" sleep 300) >/dev/null 2>&1 & echo $!'
     said = subprocess.run(
-        ["bash", "-c", script, title], stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
+        ["/bin/bash", "-c", script, title], stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
     )
     pid = int(said.stdout)
     started.append(pid)
@@ -65,6 +65,7 @@ def test_one_that_does_not_hear_sigterm_is_killed(started: list[int], monkeypatc
     monkeypatch.setattr(orphans, "TERM_SECONDS", 0.3)
     deaf, frozen = abandon(started, "VLLM::EngineCore_0", 'trap "" TERM;'), abandon(started, "VLLM::Worker")
     os.kill(frozen, signal.SIGSTOP)
+    wait_until(lambda: (stat := read_stat(frozen)) is not None and stat.state == "stopped", "it is frozen")
     ((_, result),) = apply_fixes(run_check("orphans", make_subject(pids=[deaf, frozen])))
     assert result.done
     assert result.text.count("killed") == 2
@@ -92,7 +93,8 @@ def test_what_hangs_on_an_orphan_goes_with_it(
 
 
 def test_one_with_a_parent_is_nobody_s_orphan(started: list[int]) -> None:
-    child = subprocess.Popen(["VLLM::Worker", "300"], executable="/bin/sleep")  # our child, as an engine is of LLM()
+    # Our child, as an engine is the child of a program that uses vLLM as a library.
+    child = subprocess.Popen(["/bin/bash", "-c", "exec -a VLLM::Worker sleep 300"])
     try:
         wait_until(lambda: (command_line(child.pid) or ("",))[0] == "VLLM::Worker", "it has its title")
         assert levels(run_check("orphans", make_subject(pids=[child.pid]))) == [Level.OK]
@@ -117,25 +119,20 @@ def test_one_of_the_group_of_process_1_is_its_child(started: list[int], monkeypa
     assert levels(run_check("orphans", make_subject(pids=[pid]))) == [Level.OK]
 
 
-def changed(subject: Subject, pid: int) -> Subject:
+class Successor(Only):
     """The same machine a moment later, when another process has the pid."""
 
-    class Later(Only):
-        def __init__(self) -> None:
-            super().__init__([pid])
-            self._stats[pid] = replace(self._stats[pid], start_ticks=1)
-
-    return replace(subject, machine=replace(subject.machine, processes=Later))
+    def __init__(self, pid: int) -> None:
+        super().__init__([pid])
+        self._stats[pid] = replace(self._stats[pid], start_ticks=1)
 
 
 def test_another_process_of_the_same_pid_is_spared(started: list[int]) -> None:
     pid = abandon(started, "VLLM::Worker")
     subject = make_subject(pids=[pid])
-    tables = [subject.machine.processes]
-    machine = Machine(processes=lambda: tables[0](), gpus=subject.machine.gpus)
-    found = run_check("orphans", replace(subject, machine=machine))
-    tables[0] = changed(subject, pid).machine.processes
-    ((_, result),) = apply_fixes(found)
+    tables = iter([Only([pid]), Successor(pid)])
+    machine = replace(subject.machine, processes=lambda: next(tables))
+    ((_, result),) = apply_fixes(run_check("orphans", replace(subject, machine=machine)))
     assert not result.done
     assert "left alone" in result.text
     assert is_alive(pid)

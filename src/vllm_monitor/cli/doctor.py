@@ -51,7 +51,7 @@ def doctor(
             typer.echo(clean(f"{one.check}: will {planned.what}"), err=json)
         results = apply_fixes(findings)
         for one, result in results:
-            typer.echo(clean(f"{'done' if result.done else 'FAILED'}: {result.text}  [{one.check}]"), err=json)
+            typer.echo(clean(f"{one.check}: {result.text}{'' if result.done else ' (not done)'}"), err=json)
         findings = examine(subject)
     if json:
         from json import dumps

@@ -116,10 +116,9 @@ def _is_reaper(name: str) -> bool:
 
 def _described(stat: ProcessStat, gpu_bytes: int | None) -> _Orphan | None:
     title = (command_line(stat.pid) or (stat.name,))[0]
-    try:
-        user = Path(f"/proc/{stat.pid}").stat().st_uid
-    except OSError:
-        return None
+    user = _user_of(stat.pid)
+    if user is None:
+        return None  # it is gone meanwhile
     return _Orphan(stat.pid, stat.start_ticks, title, user, stat.rss_bytes, gpu_bytes)
 
 
@@ -128,21 +127,18 @@ def _end(machine: Machine, orphans: list[_Orphan]) -> FixResult:
     done: list[str] = []
     spared: list[str] = []
     handles: dict[int, _Orphan] = {}
-    table = machine.processes()
-    still = {(stat.pid, stat.start_ticks) for stat in _orphaned(table)}
     for one in orphans:
         try:
-            handle = os.pidfd_open(one.pid)  # from here on no other process can take its place
+            handles[os.pidfd_open(one.pid)] = one  # from here on no other process can take its place
         except OSError:
             done.append(f"{one.title} (pid {one.pid}) had ended by itself")
-            continue
-        again = machine.processes().get(one.pid)
-        is_same = again is not None and again.start_ticks == one.start_ticks and (one.pid, one.start_ticks) in still
-        if is_same and _described_user(one.pid) == os.geteuid() and _signal(handle, signal.SIGTERM):
-            handles[handle] = one
-        else:
+    still = {(stat.pid, stat.start_ticks) for stat in _orphaned(machine.processes())}
+    for handle, one in list(handles.items()):
+        is_same = (one.pid, one.start_ticks) in still and _user_of(one.pid) == os.geteuid()
+        if not is_same or not _signal(handle, signal.SIGTERM):
             spared.append(f"{one.title} (pid {one.pid})")
             os.close(handle)
+            del handles[handle]
     ended = _wait(handles, machine)
     for handle, one in handles.items():
         is_killed = handle not in ended and _signal(handle, signal.SIGKILL)
@@ -159,7 +155,7 @@ def _end(machine: Machine, orphans: list[_Orphan]) -> FixResult:
     return FixResult(not spared and not remaining, text)
 
 
-def _described_user(pid: int) -> int | None:
+def _user_of(pid: int) -> int | None:
     try:
         return Path(f"/proc/{pid}").stat().st_uid
     except OSError:

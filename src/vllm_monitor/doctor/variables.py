@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vllm_monitor.core import MonitorConfig
 from vllm_monitor.doctor.findings import Finding, Level
 from vllm_monitor.doctor.subject import Subject
+from vllm_monitor.errors import ConfigurationError
 
 __all__ = ["ENGINE_NUMBERS", "check_variables"]
 
@@ -75,9 +76,18 @@ def _malformed(subject: Subject) -> Iterator[Finding]:
         wrong.append((_SWITCH, "a switch: 1, true, yes or on is on, and this is off"))
     if given.get("VLLMMON_SPOOL_DIR") and not Path(given["VLLMMON_SPOOL_DIR"]).is_absolute():
         wrong.append(("VLLMMON_SPOOL_DIR", "an absolute path"))
+    settings = {name: given[f"VLLMMON_{name.upper()}"] for name in MonitorConfig.model_fields if _is_given(name, given)}
+    try:
+        MonitorConfig(**settings)
+    except ConfigurationError as error:  # names what is wrong, never the value
+        yield Finding(_CHECK, Level.WARNING, f"VLLMMON_ variables of the monitor: {error.message}", error.hint)
     for name, expected in wrong:
         message = f"the value of {name} is passed over inside the server: it must be {expected}"
         yield Finding(_CHECK, Level.WARNING, message, "Correct or unset it.", data={"variable": name})
+
+
+def _is_given(setting: str, environment: Mapping[str, str]) -> bool:
+    return f"VLLMMON_{setting.upper()}" in environment
 
 
 def _number(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors.proc_files import ProcessStat, ProcessTable
 from vllm_monitor.doctor import CHECKS, Finding, Gpus, Installation, Level, Machine, Plugin, Subject, parse_launch
 
+GIB = 1 << 30
 NO_GPUS = Gpus(failure="no GPU readings: none here")
 PLUGINS = (
     Plugin("vllm.endpoint_plugins", "vllm_monitor_levers", "vllm-monitor-engine"),
@@ -78,3 +80,17 @@ def the_only(findings: Sequence[Finding], level: Level) -> Finding:
     """The one finding of a level."""
     (found,) = (one for one in findings if one.level is level)
     return found
+
+
+def room(free_bytes: int, total_bytes: int = 64 << 20, free_inodes: int = 9) -> Any:
+    fields = {"f_frsize": 1, "f_blocks": total_bytes, "f_bavail": free_bytes, "f_files": 10, "f_favail": free_inodes}
+    return namedtuple("Room", list(fields))(**fields)  # noqa: PYI024  # as os.statvfs gives it
+
+
+def model_of(folder: Path, gib: int) -> Path:
+    """A model whose weights take no room on disk."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(gib * GIB)
+    return folder

@@ -5,7 +5,7 @@
 
 from vllm_monitor.doctor.examination import CHECKS, apply_fixes, examine, fixes_of
 from vllm_monitor.doctor.findings import Finding, Fix, FixResult, Level, worst_of
-from vllm_monitor.doctor.flags import RULES
+from vllm_monitor.doctor.flag_rules import RULES
 from vllm_monitor.doctor.gpu_reading import Gpu, Gpus, read_gpus
 from vllm_monitor.doctor.installation import Installation, Plugin, default_interpreter, look_into
 from vllm_monitor.doctor.launch import Launch, parse_launch

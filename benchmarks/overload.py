@@ -2,7 +2,9 @@
 
 ``python benchmarks/overload.py [--quick] [--json]``; see README.md. One server of the tiny model on one half of the
 cores, the same arrivals twice, each on a server of its own: first as it is, then with ``adaptive`` set through the
-route of the part inside it. A client gives up after thirty seconds, as users do.
+route of the part inside it. Clients stream, and give up after thirty seconds, as users do. Good is an answer that has
+come to its regular end and within the objectives that a monitor has unless it is told of others: for the time to the
+first token, and for the mean time between two.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import aiohttp
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
 import vllm_env  # found by the line above
+from vllm_monitor.core import MonitorConfig
 from vllm_server import VllmServer  # likewise
 
 RATE = 60.0
@@ -35,16 +38,26 @@ FEW_PLACES = ("--max-num-seqs", "4")
 
 
 async def overload(server: VllmServer, seconds: float, seed: int) -> Counter[str]:
-    """Open-loop Poisson arrivals; what became of each request: ``ok``, ``refused``, ``timed_out`` or ``failed``."""
+    """Open-loop Poisson arrivals; what became of them: ``answered``, ``refused``, ``timed_out`` or ``failed``.
+
+    ``good`` are those of the answered that were within the objectives.
+    """
     dice, outcomes = random.Random(seed), Counter[str]()
     limit = aiohttp.ClientTimeout(total=CLIENT_LIMIT_SECONDS)
 
     async def ask(session: aiohttp.ClientSession, number: int, tokens: int) -> None:
         body = {"model": server.model, "prompt": f"{number} please", "max_tokens": tokens, "ignore_eos": True}
+        began, times = time.perf_counter(), []
         try:
-            async with session.post(f"{server.url}/v1/completions", json=body) as answer:
-                await answer.read()
-                outcomes["ok" if answer.status == 200 else "refused" if answer.status == 503 else "failed"] += 1
+            async with session.post(f"{server.url}/v1/completions", json={**body, "stream": True}) as answer:
+                async for line in answer.content:
+                    if line.startswith(b"data: {") and b'"error"' not in line:
+                        times.append(time.perf_counter())
+                    elif line.startswith(b"data: [DONE]") and len(times) == tokens:
+                        outcomes["answered"] += 1
+                        outcomes["good"] += is_good(began, times)
+                        return
+                outcomes["refused" if answer.status == 503 else "failed"] += 1
         except TimeoutError:
             outcomes["timed_out"] += 1
         except aiohttp.ClientError:
@@ -60,6 +73,14 @@ async def overload(server: VllmServer, seconds: float, seed: int) -> Counter[str
             number += 1
         await asyncio.gather(*tasks)
     return outcomes
+
+
+def is_good(began: float, times: list[float]) -> bool:
+    """Whether an answer whose tokens came at these times was within the objectives."""
+    objectives = MonitorConfig()
+    between = (times[-1] - times[0]) / max(1, len(times) - 1)
+    is_soon = times[0] - began <= objectives.ttft_objective_seconds
+    return is_soon and between <= objectives.inter_token_objective_seconds
 
 
 def lever(server: VllmServer, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -107,14 +128,19 @@ def measure(seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
             outcomes = asyncio.run(overload(server, seconds, seed=7))
             rest = drained(server)
             os.sched_setaffinity(0, cores)
-        good[is_limited] = outcomes["ok"] / seconds
+        good[is_limited] = outcomes["good"] / seconds
         peer = None if is_limited else "no limit"
-        for name in ("ok", "refused", "timed_out", "failed"):
+        for name in ("good", "answered", "refused", "timed_out", "failed"):
             yield {"figure": f"engine.overload.{name}", "value": outcomes[name], "unit": "requests", "peer": peer}
         unit = "s after the last answer, until nothing is in flight"
         yield {"figure": "engine.overload.drain_seconds", "value": rest, "unit": unit, "peer": peer}
     ratio = good[True] / max(good[False], 1.0 / seconds)
-    yield {"figure": "engine.overload_goodput_ratio", "value": ratio, "unit": "answered, with / without", "peer": None}
+    yield {
+        "figure": "engine.overload_goodput_ratio",
+        "value": ratio,
+        "unit": "good answers, with / without",
+        "peer": None,
+    }
 
 
 def main() -> int:

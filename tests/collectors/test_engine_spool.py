@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.engine.steps import finished, iteration, scheduler
 
 from vllm_monitor.collectors import EngineSpool
-from vllm_monitor.collectors.engine_lines import note_of, request_of, samples_of
+from vllm_monitor.collectors.engine_header import started_note
+from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.records import EngineObservation, MetricKind
 from vllm_monitor_engine.recorder import Recorder
 from vllm_monitor_engine.settings import EngineSettings
@@ -87,6 +88,44 @@ def test_its_samples_are_named_as_the_servers_own(tmp_path: Path) -> None:
     kinds = {series.name: series.kind for series in one.layout.series}
     assert kinds["vllm_monitor_engine_lost_steps_total"] is MetricKind.COUNTER
     assert kinds["vllm_monitor_engine_time_to_first_token_seconds_sum"] is MetricKind.HISTOGRAM
+
+
+def test_what_was_refused_is_a_counter_for_each_reason(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
+    for _ in range(3):
+        inside.recorder.rejections.count("max_num_queued_reqs")
+    inside.recorder.standing["paused"] = 1
+    inside.serve("a")
+    (one,) = read(spool)
+    assert one.layout is not None
+    assert one.values is not None
+    assert (one.rejected, one.is_paused) == ({"max_num_queued_reqs": 3}, True)
+    rows = dict(zip(one.layout.series, one.values, strict=True))
+    name = "vllm_monitor_engine_rejected_requests_total"
+    (series,) = (series for series in rows if series.name == name)
+    assert (series.labels, series.kind) == (
+        (("api_server", "0"), ("reason", "max_num_queued_reqs")),
+        MetricKind.COUNTER,
+    )
+    assert rows[series] == 3
+
+
+def test_the_header_is_the_first_thing_that_a_process_tells(tmp_path: Path) -> None:
+    config = {"max_num_seqs": 8, "dtype": "bfloat16", "enforce_eager": True}
+    header: dict[str, Any] = {
+        "t": 1_000.0,
+        "config": config,
+        "config_fingerprint": "ab" * 32,
+        "kv_capacity_tokens": 8192,
+        "process_started_at": 970.0,
+        "engine_client_at": 1_000.0,
+    }
+    Inside(tmp_path, **header).serve("a")
+    (one,) = read(spool_of(URL, [tmp_path]))
+    (note,) = one.notes
+    assert (note.kind, note.timestamp) == ("started", 1_000.0)
+    assert note.facts == {name: value for name, value in header.items() if name != "t"}
+    assert not read(spool_of(URL, [tmp_path], {"0": 1_001.0})), "an earlier watch has stored it"
 
 
 def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
@@ -184,10 +223,11 @@ HOSTILE = [
     b'{"n":1e999,"kind":"totals","t":1}\n',
     b'{"n":1,"kind":"totals","t":NaN,"engines":{"0":{}}}\n',
     b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"counters":{"a b":1,"x":Infinity,"y":true}},"1":[],"2":3}}\n',
-    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"histograms":{"h":{"bounds":[1,"x"],"counts":[1,2,3],"sum":1}}}}}\n',
+    b'{"n":1,"kind":"totals","t":5,"engines":{"0":{"histograms":{"h":{"bounds":"1 x","counts":[1,2,3],"sum":1}}}}}\n',
     b'{"n":1,"kind":"totals","t":5,"engines":[],"in_flight":"many","stalled_seconds":-5,"lost_steps":1e300}\n',
-    b'{"n":1,"kind":"request","arrived":-1}\n{"n":2,"kind":"request"}\n{"n":3,"kind":"totals","t":5}\n',
-    b'{"n":1,"kind":"request","arrived":5,"reason":"\\ud800","prompt_tokens":1e308,"id":{}}\n{"n":2,"kind":"totals","t":6}\n',
+    b'{"n":1,"kind":"requests","id":["a"],"ended":[-1]}\n{"n":2,"kind":"requests"}\n{"n":3,"kind":"totals","t":5}\n',
+    b'{"n":1,"kind":"requests","id":[{},"b"],"ended":[5],"reason":["\\ud800"],"queue_seconds":[1e308]}\n{"n":2,"t":6}\n',
+    b'{"n":1,"kind":"unwritable"}\n{"n":2,"kind":"totals","t":6}\n',
     b'{"n":' + b"9" * 5_000 + b',"kind":"totals","t":5}\n',
     b'{"n":7,"kind":"totals","t":99999999999999}\n',
     b"\x00\xff" * 50_000,
@@ -228,12 +268,48 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
-LINE_KEYS = ("t", "n", "engines", "arrived", "reason", "in_flight", "counters", "histograms", "prompt_tokens", "id")
+LINE_KEYS = ("t", "n", "engines", "ended", "reason", "in_flight", "counters", "histograms", "prompt_tokens", "id")
 
 
 @given(line=st.dictionaries(st.sampled_from(LINE_KEYS) | st.text(max_size=8), json_values, max_size=10))
 def test_no_line_makes_it_raise(line: dict[str, Any]) -> None:
     layout, values = samples_of(line, "0")
     assert len(layout) == len(values)
-    request_of(line, URL, "m", "id")
+    requests_of(line, URL, "m", "id")
     note_of(line)
+    assert all(count >= 0 for count in rejected_of({**line, "rejected": line}).values())
+
+
+HEADER_KEYS = ("t", "config", "config_fingerprint", "num_gpu_blocks", "kv_capacity_tokens", "engine_client_at", "model")
+
+
+@given(header=st.dictionaries(st.sampled_from(HEADER_KEYS) | st.text(max_size=8), json_values, max_size=10))
+def test_no_header_makes_it_raise(header: dict[str, Any]) -> None:
+    for at in ({}, {"t": 5.0}):
+        note = started_note({**header, **at, "config": header})
+        if note is not None:
+            json.dumps(note.facts, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("header", "facts"),
+    [
+        ({"kv_capacity_tokens": "8192", "num_gpu_blocks": True, "block_size": -1}, {}),
+        ({"kv_capacity_tokens": 10**400, "engine_client_at": float("nan")}, {}),
+        ({"config_fingerprint": "NaN", "config": [1]}, {}),
+        (
+            {"config_fingerprint": ["ab" * 32], "config": {"A B": 1, "x": [], "y": float("inf"), "z": 1}},
+            {"config": {"z": 1}},
+        ),
+        (
+            {"config": {f"n{number}": "x" * 9_000 for number in range(999)}},
+            {"config": {f"n{number}": "x" * 200 for number in range(100)}},
+        ),
+        ({"engine_client_at": 7.0, "killed_at": 8.0, "_at": 1.0}, {"engine_client_at": 7.0, "killed_at": 8.0}),
+    ],
+)
+def test_of_an_odd_header_what_fits_is_taken(header: dict[str, Any], facts: dict[str, Any]) -> None:
+    note = started_note({"t": 5.0, **header})
+    assert note is not None
+    assert note.facts == facts
+    assert started_note(header) is None, "nobody knows when that was"

@@ -138,6 +138,8 @@ def engine_tellings(draw: st.DrawFn) -> EngineObservation:
         stalled_seconds=draw(reals),
         lost=draw(counts),
         faults=draw(counts),
+        rejected=draw(st.dictionaries(texts, counts, max_size=2)),
+        is_paused=draw(st.none() | st.booleans()),
         requests=draw(st.sampled_from([(), (request,)])),
         notes=draw(st.sampled_from([(), (note,)])),
     )

@@ -55,6 +55,8 @@ def one_of_each() -> list[Observation]:
             timestamp=1.0,
             layout=layout,
             values=values,
+            rejected={"gate_limit": 1},
+            is_paused=True,
             requests=(RequestSummary(timestamp=1.0),),
             notes=(EngineNote(1.0, "end"),),
         ),

@@ -18,7 +18,7 @@ def scheduler(running: int = 1, waiting: int = 0, kv: float = 0.25, **further: A
     )
 
 
-def iteration(*finished: SimpleNamespace, at: float = 1_000.0, tokens: int = 2, ttft: tuple[float, ...] = ()) -> Any:
+def iteration(*finished: Any, at: float = 1_000.0, tokens: int = 2, ttft: tuple[float, ...] = ()) -> Any:
     return SimpleNamespace(
         iteration_timestamp=at,
         num_generation_tokens=tokens,

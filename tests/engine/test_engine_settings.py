@@ -23,13 +23,13 @@ def test_what_is_wrong_is_passed_over_and_told() -> None:
             "VLLMMON_TARGET_URL": "http://gpu1:8000/",
         }
     )
-    assert settings.flush_seconds == 0.5
+    assert settings.flush_seconds == 1.0
     assert settings.buffer_steps == 16_384
     assert settings.stall_seconds == 3.0
     assert settings.spool_dir == default_spool_dir()
     assert settings.target_url == "http://gpu1:8000"
     assert len(settings.complaints) == 4
-    assert "VLLMMON_FLUSH_SECONDS='often' is no number from 0.05 to 60; 0.5 is used" in settings.complaints
+    assert "VLLMMON_FLUSH_SECONDS='often' is no number from 0.05 to 60; 1 is used" in settings.complaints
 
 
 def test_the_folder_is_this_users_own() -> None:

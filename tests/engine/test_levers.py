@@ -72,14 +72,15 @@ def make(client: Any = None, gate: GateState | None = None, **further: Any) -> L
 
 def test_a_pause_ends_by_itself() -> None:
     async def story() -> None:
-        client = Client()
-        levers = make(client)
+        client, told = Client(), []
+        levers = make(client, note=lambda kind, **facts: told.append((facts["lever"], facts.get("by_itself", False))))
         assert await levers.pause("keep", 0.1) == {"done": True, "is_paused": True, "ends_in_seconds": 0.1}
         await levers.pause("keep", 0.2)
         assert client.calls == ["pause keep"], "it is paused already"
         assert (await levers.status())["ends_in_seconds"]["pause"] > 0.1
         await asyncio.sleep(0.4)
         assert not client.paused
+        assert told[-1] == ("resume", True)
         assert (await levers.status())["ends_in_seconds"] == {}
 
     play(story)

@@ -39,18 +39,59 @@ def told(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
+def requests_told(folder: Path) -> list[dict[str, Any]]:
+    """The requests of all lines, one by one."""
+    return [
+        {name: column[place] for name, column in line.items() if isinstance(column, list)}
+        for line in told(folder, "requests")
+        for place in range(len(line["id"]))
+    ]
+
+
 def test_a_finished_request_is_told_with_its_figures(tmp_path: Path) -> None:
     clock = Clock()
     recorder = make(tmp_path, clock)
     recorder.record(0, scheduler(), iteration(finished("a"), finished("b", num_generation_tokens=1)))
     recorder.turn()
-    first, second = told(tmp_path, "request")
+    first, second = requests_told(tmp_path)
     assert first["id"] == "a"
     assert first["reason"] == "stop"
-    assert first["arrived"] == 998.0
-    assert first["time_to_first_token_seconds"] == 0.5
-    assert (first["prompt_tokens"], first["output_tokens"], first["cached_tokens"]) == (12, 31, None)
-    assert second["inter_token_seconds"] is None, "one token has no time between tokens"
+    assert (first["ended"], first["duration_seconds"], first["decode_seconds"]) == (1_000.0, 2.0, 1.5)
+    assert (first["prompt_tokens"], first["output_tokens"], first["queue_seconds"]) == (12, 31, 0.1)
+    assert (second["id"], second["output_tokens"]) == ("b", 1)
+
+
+def test_requests_of_different_shapes_keep_to_their_own_figures(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    odd: list[Any] = [
+        finished("a", duration=math.nan),
+        finished("b", decode_time="long"),
+        object(),
+        finished("c", duration=7.0),
+    ]
+    of_another_version = SimpleNamespace(finished_requests=[finished("d")])
+    recorder.record(0, scheduler(), iteration(*odd))
+    recorder.record(0, None, of_another_version)
+    recorder.turn()
+    seen = [(one["id"], one["duration_seconds"], one["decode_seconds"]) for one in requests_told(tmp_path)]
+    assert seen == [("a", None, 1.5), ("b", 2.0, None), ("", None, None), ("c", 7.0, 1.5), ("d", 2.0, 1.5)]
+
+
+def test_more_requests_than_fit_a_line_are_all_told(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    recorder.record(0, scheduler(), iteration(*(finished(f"{number}") for number in range(150))))
+    recorder.turn()
+    assert [one["id"] for one in requests_told(tmp_path)] == [f"{number}" for number in range(150)]
+
+
+def test_a_line_that_cannot_be_put_into_words_holds_up_nothing(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    recorder.note("odd", value=math.nan)
+    recorder.note("odd", value={1, 2})
+    recorder.note("fine")
+    recorder.turn()
+    assert len(told(tmp_path, "unwritable")) == 2
+    assert len(told(tmp_path, "fine")) == 1
 
 
 def test_totals_add_up_and_have_the_servers_own_buckets(tmp_path: Path) -> None:
@@ -107,7 +148,7 @@ def test_what_makes_no_sense_costs_that_step_alone(tmp_path: Path, shape: tuple[
     recorder.record(0, *shape)
     recorder.record(0, scheduler(), iteration(finished("good")))
     recorder.turn()
-    assert "good" in [one["id"] for one in told(tmp_path, "request")]
+    assert "good" in [one["id"] for one in requests_told(tmp_path)]
     (line,) = told(tmp_path, "totals")
     assert line["engines"]["0"]["counters"]["finished_requests"] >= 1
 
@@ -119,7 +160,7 @@ def test_faults_of_what_it_asks_are_not_the_loops(tmp_path: Path) -> None:
     recorder = make(tmp_path, Clock(), bounds=broken, in_flight=broken)
     recorder.record(0, scheduler(), iteration(finished()))
     recorder.turn()
-    assert told(tmp_path, "request")
+    assert requests_told(tmp_path)
 
 
 def test_while_the_disk_takes_nothing_it_waits_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +176,7 @@ def test_while_the_disk_takes_nothing_it_waits_within_a_bound(tmp_path: Path, mo
     (tmp_path / "spool").unlink()
     clock.now += 2.0
     recorder.turn()
-    kept = told(tmp_path / "spool", "request")
+    kept = requests_told(tmp_path / "spool")
     assert kept[-1]["id"] == "11999"
     assert 9_000 < len(kept) <= 10_000
     (totals,) = told(tmp_path / "spool", "totals")[-1:]

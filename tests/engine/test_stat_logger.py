@@ -75,6 +75,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
 CONFIG = SimpleNamespace(
     model_config=SimpleNamespace(served_model_name=["tiny", "alias"], max_model_len=1024, dtype="bf16"),
     scheduler_config=SimpleNamespace(max_num_seqs=8),
+    cache_config=SimpleNamespace(num_gpu_blocks=64, block_size=16),
 )
 
 
@@ -89,20 +90,57 @@ def test_one_object_for_all_engines(base: type[Base], spool: Path, monkeypatch: 
     logger.log()
     logger.record_admission_rejection("max_num_queued_reqs")
     logger.record_sleep_state(1, 2)
-    wait_until(lambda: {"request", "sleep", "rejected"} <= {line["kind"] for line in told(spool)}, "the facts")
-    lines = told(spool)
-    assert (lines[0]["model"], lines[0]["engines"], lines[0]["max_num_seqs"]) == ("tiny", [0, 1], 8)
-    (request,) = (line for line in lines if line["kind"] == "request")
-    assert (request["id"], request["engine"]) == ("a", 1)
-    assert [line["values"] for line in lines if line["kind"] == "rejected"] == [["max_num_queued_reqs"]]
     logger._recorder.stop()
+    lines = told(spool)
+    assert (lines[0]["model"], lines[0]["engines"], lines[0]["config"]["max_num_seqs"]) == ("tiny", [0, 1], 8)
+    assert len(lines[0]["config_fingerprint"]) == 64
+    assert lines[0]["process_started_at"] < lines[0]["engine_client_at"]
+    (ready,) = (line for line in lines if line["kind"] == "engine_initialized")
+    assert ready["kv_capacity_tokens"] == 1024
+    (request,) = (line for line in lines if line["kind"] == "requests")
+    assert (request["id"], request["engine"]) == (["a"], 1)
+    (slept,) = (line for line in lines if line["kind"] == "sleep")
+    assert (slept["is_asleep"], slept["level"]) == (True, 2)
+    totals = [line for line in lines if line["kind"] == "totals"]
+    assert totals[-1]["rejected"]["max_num_queued_reqs"] == 1
+    assert not [line for line in lines if line["kind"] == "rejected"], "there may be thousands a second"
+
+
+@pytest.mark.parametrize(
+    ("state", "named", "facts"),
+    [
+        ((1, 1), {}, {"is_asleep": True, "level": 1}),
+        ((0, 0), {}, {"is_asleep": False, "level": 0}),
+        ((), {"sleep": 1, "level": 2}, {"is_asleep": True, "level": 2}),
+        ((), {"is_awake": 1, "level": 0}, {"is_asleep": False, "level": 0}),
+        ((), {}, {}),
+        ((1,), {"level": "deep"}, {"is_asleep": True}),
+    ],
+)
+def test_sleep_is_told_by_name(
+    state: tuple[int, ...], named: dict[str, Any], facts: dict[str, Any], spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)(CONFIG, [0])
+    logger.record_sleep_state(*state, **named)
+    logger._recorder.stop()
+    (slept,) = (line for line in told(spool) if line["kind"] == "sleep")
+    assert {name: value for name, value in slept.items() if name not in ("n", "t", "kind")} == facts
+
+
+def test_of_several_recorders_in_a_process_one_tells_of_its_gate(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = load(monkeypatch, StatLoggerBase=Base)
+    loggers = [kind(CONFIG, index) for index in range(2)]
+    for logger in loggers:
+        logger._recorder.stop()
+    last = [json.loads(file.read_text().splitlines()[-1]) for file in sorted(spool.glob("*.spool"))]
+    assert sorted("gate_limit" in line["rejected"] for line in last) == [False, True]
 
 
 def test_one_object_for_each_engine_where_there_is_no_other(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = load(monkeypatch, StatLoggerBase=Base)
     first, second = kind(CONFIG, 0), kind(CONFIG, 1)
     second.record(scheduler(), iteration(finished("b")), engine_idx=1)
-    wait_until(lambda: any(line["kind"] == "request" for line in told(spool)), "the request")
+    wait_until(lambda: any(line["kind"] == "requests" for line in told(spool)), "the request")
     assert len(list(spool.glob("*.spool"))) == 2
     first._recorder.stop()
     second._recorder.stop()
@@ -146,10 +184,12 @@ def test_a_recorder_that_fails_does_not_reach_the_loop(spool: Path, monkeypatch:
 
     monkeypatch.setattr(logger._recorder, "record", fail)
     monkeypatch.setattr(logger._recorder, "note", fail)
+    monkeypatch.setattr(logger._recorder.rejections, "count", fail)
     logger.record(scheduler(), None)
     logger.record_sleep_state(1, 1)
     logger.log_engine_initialized()
-    assert logger._recorder.faults == 3
+    logger.record_admission_rejection("full")
+    assert logger._recorder.faults == 4
 
 
 def test_a_folder_that_others_may_write_to_is_refused(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

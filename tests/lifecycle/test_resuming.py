@@ -84,6 +84,19 @@ def test_it_died_meanwhile(store: PersistenceManager) -> None:
     assert [one.state for one in life.told] == [S.PROCESSING_REQUESTS, S.ERROR]
 
 
+def test_a_start_that_began_before_the_first_look_does_not_lie_before_it(store: PersistenceManager) -> None:
+    life = Life(store)
+    life.tick(C.STOPPED, roles=frozenset())
+    store.flush_all()
+    again = Life(store, now=1_400.0)
+    again.begins(P.PROCESS_UP)
+    again.tick(C.STARTING)
+    assert [(one.state, one.timestamp) for one in again.told] == [
+        (S.TERMINATED, 1_401.0),
+        (S.VALIDATING_ENVIRONMENT, 1_401.0),
+    ]
+
+
 def test_it_is_not_waited_for_for_ever(store: PersistenceManager) -> None:
     left_at_work(store)
     life = Life(store, now=1_400.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,9 +23,14 @@ from tests.waiting import wait_until
 import vllm_env
 from vllm_monitor.core import MonitorConfig, VLLMMonitor
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.records import Severity
 from vllm_server import VllmServer
 
+QUEUE_REJECTIONS = re.compile(
+    r'^vllm:admission_rejections_total\{.*reason="max_num_queued_reqs".*\} (\S+)$', re.MULTILINE
+)
 BUCKET = re.compile(r'^vllm:(\w+_seconds)_bucket\{.*le="([^"]+)".*\} (\S+)$', re.MULTILINE)
+PHASES = ("process_started", "engine_client", "engine_initialized", "application_built", "application_ready")
 HISTOGRAMS = (
     "time_to_first_token_seconds",
     "inter_token_latency_seconds",
@@ -173,6 +180,114 @@ def test_levers_work_without_development_routes(server: VllmServer) -> None:
     assert lever(server, "admission-limit", {"limit": None})["before"] == 0
     complete(server, 1)
     assert lever(server, "reset-prefix-cache", {})["done"]
+
+
+def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:
+    """What was told inside, as the checkpoints of a server keep it, oldest first."""
+    with PersistenceManager(store) as kept:
+        checkpoints = kept.get_checkpoints(limit=None, target=target)[::-1]
+    for before, after in itertools.pairwise(checkpoints):
+        assert before.timestamp <= after.timestamp
+        assert after.previous_state is before.state, "one chain, whoever told it"
+    for one in checkpoints:
+        print(one.timestamp, one.state, one.condition, one.metadata.get("inside", {}).get("words", one.reason))
+    return [{**one.metadata["inside"], "metrics": one.metrics} for one in checkpoints if "inside" in one.metadata]
+
+
+def refused(server: VllmServer) -> None:
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        complete(server, 1)
+    with answer.value as error:
+        assert (error.code, error.headers["Retry-After"]) == (503, "1")
+
+
+def crowd(server: VllmServer, clients: int) -> None:
+    """So many requests at once; some of them are refused."""
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, AssertionError, KeyError):
+            complete(server, 1)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def one_life(
+    vllm_environment: vllm_env.VllmEnvironment, folder: Path, port: int | None, most: int, *, moved: bool
+) -> tuple[VllmServer, str]:
+    """Watch a server from its start to its requested end; returns it, and its last page of metrics."""
+    log = folder / f"{most}.log"
+    config = MonitorConfig(interval_seconds=0.5, spool_dir=folder / "spool", predict=False)
+    monitor = VLLMMonitor(config, persistence_config=PersistenceConfig(storage_dir=folder / "store"))
+    with monitor, contextlib.ExitStack() as ends:
+        server = VllmServer(
+            vllm_environment,
+            log,
+            development_routes=False,
+            extra_args=("--max-num-seqs", str(most), "--max-num-queued-reqs", "4"),
+            port=port,
+            plugin=vllm_env.ensure_plugin(),
+            variables={
+                "VLLMMON_ENABLED": "1",
+                "VLLMMON_SPOOL_DIR": str(folder / "spool"),
+                "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
+            },
+        )
+        ends.callback(server.stop)
+        monitor.add_target(server.url, log_file=log)
+
+        def condition() -> str:
+            return str(monitor.latest()[server.url].snapshot.condition)
+
+        server.wait_ready()
+        complete(server, 0)
+        if moved:
+            crowd(server, 40)
+            lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})
+            for _ in range(7):
+                refused(server)
+            lever(server, "admission-limit", {"limit": None})
+            time.sleep(1.5)  # what is counted has the time of the next line
+            lever(server, "pause", {"mode": "keep", "for_seconds": 3})
+            wait_until(lambda: condition() == "paused", "the pause", 5)
+            wait_until(lambda: condition() != "paused", "its end", 8)
+        page = server.get("/metrics")
+        server.process("api").terminate()
+        wait_until(lambda: condition() == "stopped", "the shutdown", 30)
+        time.sleep(2.0)  # for what is told last
+    return server, page
+
+
+def test_a_life_is_told_from_start_to_end(vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path) -> None:
+    server, page = one_life(vllm_environment, tmp_path, None, 8, moved=True)
+    one_life(vllm_environment, tmp_path, server.port, 4, moved=False)
+    (blocks,), (size,) = (re.findall(rf'[{{,]{name}="(\d+)"', page) for name in ("num_gpu_blocks", "block_size"))
+    store = PersistenceConfig(storage_dir=tmp_path / "store")
+    told = inside(store, server.url)
+    a_start = ["started", "engine_initialized", "application_ready"]
+    assert [one["kind"] for one in told] == [*a_start, "rejected", "lever", "lever", "end", *a_start, "end"]
+    capacity = int(blocks) * int(size)
+    assert [one["metrics"].get("inside_kv_capacity_tokens") for one in told[:4]] == [capacity] * 3 + [None]
+    ready = told[2]
+    phases = [ready[f"{phase}_at"] for phase in PHASES]
+    assert phases == sorted(phases)
+    assert ready["phase_seconds"]["startup"] > ready["phase_seconds"]["engine_client"] > 1.0
+    assert (told[4]["lever"], told[5]["lever"], told[5]["by_itself"]) == ("pause", "resume", True)
+    assert "config_changed" not in told[0]
+    assert told[7]["config_changed"] == ["max_num_seqs"]
+    assert told[0]["config_fingerprint"] != told[7]["config_fingerprint"]
+    with PersistenceManager(store) as kept:
+        most: dict[str, float] = {}
+        for one in kept.get_metrics(metric_name="vllm_monitor_engine_rejected_requests_total", limit=None):
+            most[one["tags"]["reason"]] = max(one["value"], most.get(one["tags"]["reason"], 0.0))
+        assert most.pop("gate_limit") == 7, "as the client saw it"
+        assert most.pop("max_num_queued_reqs") == float(QUEUE_REJECTIONS.findall(page)[0]) > 0, "as vLLM says itself"
+        assert set(most.values()) == {0}
+        (event,) = kept.get_events(event_type="inside_rejected", target=server.url)
+        assert event.severity is Severity.WARNING
 
 
 def test_a_batch_without_a_server_is_stored(vllm_environment: vllm_env.VllmEnvironment, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class MonitorEndpoints:
             app.mount(MOUNT_PATH, self._routes)
             if not _has_gate(app):
                 app.add_middleware(Gate)
+            _reached("application_built")
         except Exception:  # without levers the server works as it always did
             self._complain("cannot add its routes")
 
@@ -45,6 +46,7 @@ class MonitorEndpoints:
             if engine_client is not None:
                 self._routes.levers = Levers(engine_client, gate_state(), note=_note, load=_load)
                 _log.info("vllm-monitor: levers at %s", MOUNT_PATH)
+            _reached("application_ready")
         except Exception:
             self._complain("has no levers")
 
@@ -63,6 +65,17 @@ def _note(kind: str, **facts: Any) -> None:
     recorder = current_recorder()
     if recorder is not None:
         recorder.note(kind, **facts)
+        if kind == "lever" and facts.get("lever") in ("pause", "resume"):
+            recorder.standing["paused"] = int(bool(facts.get("done")) == (facts["lever"] == "pause"))
+
+
+def _reached(phase: str) -> None:
+    """Of the phases before the last one only their times are told, with it."""
+    recorder = current_recorder()
+    if recorder is not None:
+        facts = recorder.startup.reach(phase)
+        if phase == "application_ready":
+            recorder.note(phase, **facts)
 
 
 def _load() -> tuple[float, float]:

@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_monitor_engine.histogram import Histogram
+from vllm_monitor_engine.request_lines import REQUEST_PATHS, finished_columns
+from vllm_monitor_engine.step_buffer import Step
+from vllm_monitor_engine.step_columns import ColumnReader, flat, numbers_of, total_of
 
-__all__ = ["DEFAULT_BOUNDS", "EngineTotals", "number_of", "reason_of"]
+__all__ = ["DEFAULT_BOUNDS", "EngineTotals"]
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 DEFAULT_BOUNDS = {
@@ -23,21 +26,41 @@ DEFAULT_BOUNDS = {
 }
 """Bounds where the server does not say what its own are."""
 
-ITERATION_LISTS = {
-    "time_to_first_token_seconds": "time_to_first_tokens_iter",
-    "inter_token_latency_seconds": "inter_token_latencies_iter",
-}
-REQUEST_FIGURES = {
-    "e2e_request_latency_seconds": "e2e_latency",
-    "request_queue_time_seconds": "queued_time",
-    "request_prefill_time_seconds": "prefill_time",
-    "request_decode_time_seconds": "decode_time",
-}
-SCHEDULER_FIGURES = {
+SCHEDULER_PATHS = {
     "num_requests_running": "num_running_reqs",
     "num_requests_waiting": "num_waiting_reqs",
     "num_requests_deferred": "num_skipped_waiting_reqs",
     "kv_cache_usage_perc": "kv_cache_usage",
+    "prefix_cache_queries": "prefix_cache_stats.queries",
+    "prefix_cache_hits": "prefix_cache_stats.hits",
+}
+IN_FLIGHT_GAUGES = ("num_requests_running", "num_requests_waiting", "num_requests_deferred")
+GAUGES = (*IN_FLIGHT_GAUGES, "kv_cache_usage_perc")
+ITERATION_PATHS = {
+    "generation_tokens": "num_generation_tokens",
+    "num_preemptions": "num_preempted_reqs",
+    "prompt_tokens": "num_prompt_tokens",
+    "prompt_tokens_cached": "prompt_token_stats.cached_tokens",
+    "corrupted_requests": "num_corrupted_reqs",
+    "time_to_first_token_seconds": "time_to_first_tokens_iter",
+    "inter_token_latency_seconds": "inter_token_latencies_iter",
+    "finished_requests": "finished_requests",
+    "ended": "iteration_timestamp",
+}
+SCHEDULER_COUNTERS = ("prefix_cache_queries", "prefix_cache_hits")
+ITERATION_COUNTERS = (
+    "generation_tokens",
+    "num_preemptions",
+    "prompt_tokens",
+    "prompt_tokens_cached",
+    "corrupted_requests",
+)
+ITERATION_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+REQUEST_HISTOGRAMS = {
+    "e2e_request_latency_seconds": "duration_seconds",
+    "request_queue_time_seconds": "queue_seconds",
+    "request_prefill_time_seconds": "prefill_seconds",
+    "request_decode_time_seconds": "decode_seconds",
 }
 
 
@@ -50,6 +73,9 @@ class EngineTotals:
 
     def __init__(self, bounds: Mapping[str, Sequence[float]] | None = None) -> None:
         known = {**DEFAULT_BOUNDS, **(bounds or {})}
+        self._schedulers = ColumnReader(SCHEDULER_PATHS)
+        self._iterations = ColumnReader(ITERATION_PATHS)
+        self._requests = ColumnReader(REQUEST_PATHS)
         self.counters: dict[str, float] = {"steps": 0, "generation_tokens": 0, "finished_requests": 0}
         self.gauges: dict[str, float] = {}
         self.finished: dict[str, int] = {}
@@ -58,44 +84,50 @@ class EngineTotals:
         self.last_at: float | None = None
         self._was_busy = False
 
-    def add(self, at: float, scheduler: Any, iteration: Any) -> None:
-        """Count one step, which ended at ``at`` (seconds of the monotonic clock)."""
-        self.counters["steps"] += 1
-        if self.last_at is not None and self._was_busy:
-            self._largest_gap_seconds = max(self._largest_gap_seconds, at - self.last_at)
-        self.last_at = at
-        if scheduler is not None:
-            for name, attribute in SCHEDULER_FIGURES.items():
-                value = number_of(scheduler, attribute)
-                if value is not None:
-                    self.gauges[name] = value
-            self._was_busy = self.in_flight > 0
-            cache = getattr(scheduler, "prefix_cache_stats", None)
-            self._count("prefix_cache_queries", cache, "queries")
-            self._count("prefix_cache_hits", cache, "hits")
-        if iteration is None:
-            return
-        self._count("generation_tokens", iteration, "num_generation_tokens")
-        self._count("num_preemptions", iteration, "num_preempted_reqs")
-        self._count("prompt_tokens", iteration, "num_prompt_tokens")
-        self._count("prompt_tokens_cached", getattr(iteration, "prompt_token_stats", None), "cached_tokens")
-        self._count("corrupted_requests", iteration, "num_corrupted_reqs")
-        for name, attribute in ITERATION_LISTS.items():
-            self.histograms[name].observe(getattr(iteration, attribute, None) or ())
-        for request in getattr(iteration, "finished_requests", None) or ():
+    @property
+    def faults(self) -> int:
+        """How often something of a step was there and could not be read."""
+        return self._schedulers.faults + self._iterations.faults + self._requests.faults
+
+    def add(self, steps: Sequence[Step]) -> dict[str, Sequence[Any]]:
+        """Count steps, oldest first; returns the requests that finished with them, as columns."""
+        self.counters["steps"] += len(steps)
+        times, _, schedulers, iterations = zip(*steps, strict=True)
+        scheduled = self._schedulers.read([one for one in schedulers if one is not None])
+        self._look_for_gaps(times, schedulers, scheduled)
+        for name in GAUGES:
+            newest = numbers_of(scheduled[name][-1:])
+            if newest:
+                self.gauges[name] = newest[0]
+        self._count(SCHEDULER_COUNTERS, scheduled)
+        done = self._iterations.read([one for one in iterations if one is not None])
+        self._count(ITERATION_COUNTERS, done)
+        for name in ITERATION_HISTOGRAMS:
+            self.histograms[name].observe(flat(done[name]))
+        finished = finished_columns(self._requests, done["finished_requests"], done["ended"])
+        for reason in finished.get("reason", ()):
             self.counters["finished_requests"] += 1
-            reason = reason_of(request)
             self.finished[reason] = self.finished.get(reason, 0) + 1
-            for name, attribute in REQUEST_FIGURES.items():
-                value = number_of(request, attribute)
-                if value is not None:
-                    self.histograms[name].observe((value,))
+        for name, column in REQUEST_HISTOGRAMS.items():
+            self.histograms[name].observe(value for value in finished.get(column, ()) if value is not None)
+        return finished
+
+    def _look_for_gaps(
+        self, times: Sequence[float], schedulers: Sequence[Any], scheduled: Mapping[str, Sequence[Any]]
+    ) -> None:
+        """Note the largest time between two steps with requests in flight after the first of them."""
+        busy = map(any, zip(*(scheduled[name] for name in IN_FLIGHT_GAUGES), strict=True))
+        for at, scheduler in zip(times, schedulers, strict=True):
+            if self._was_busy and self.last_at is not None and at - self.last_at > self._largest_gap_seconds:
+                self._largest_gap_seconds = at - self.last_at
+            self.last_at = at
+            if scheduler is not None:
+                self._was_busy = next(busy)
 
     @property
     def in_flight(self) -> float:
         """Requests running and waiting, as the engine last said; 0 when it never did."""
-        names = ("num_requests_running", "num_requests_waiting", "num_requests_deferred")
-        return sum(self.gauges.get(name, 0) for name in names)
+        return sum(self.gauges.get(name, 0) for name in IN_FLIGHT_GAUGES)
 
     def take_largest_gap(self) -> float:
         """Largest gap between two steps, in seconds, while requests were in flight, since this was last asked."""
@@ -111,23 +143,8 @@ class EngineTotals:
             "histograms": {name: one.as_json() for name, one in self.histograms.items() if any(one.counts)},
         }
 
-    def _count(self, name: str, source: Any, attribute: str) -> None:
-        value = number_of(source, attribute)
-        if value is not None and value >= 0:
-            self.counters[name] = self.counters.get(name, 0) + value
-
-
-def reason_of(request: Any) -> str:
-    """Why a request ended, as the server's metrics name it: ``stop``, ``length``, ``abort``, ``error`` ..."""
-    reason = getattr(request, "finish_reason", None)
-    if isinstance(reason, str):
-        return reason
-    return str(getattr(reason, "name", None) or "unknown").lower()
-
-
-def number_of(source: Any, attribute: str) -> float | None:
-    """A figure of a step or request; ``None`` where it is absent, or no number."""
-    value = getattr(source, attribute, None)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:  # no NaN
-        return value
-    return None
+    def _count(self, names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+        for name in names:
+            more = total_of(columns[name])
+            if more is not None:
+                self.counters[name] = self.counters.get(name, 0) + more

@@ -11,10 +11,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_monitor_engine.middleware import gate_state
 from vllm_monitor_engine.recorder import Recorder
+from vllm_monitor_engine.rejections import Rejections
 from vllm_monitor_engine.server_facts import find_in_flight, server_bounds, server_header
 from vllm_monitor_engine.settings import EngineSettings
 from vllm_monitor_engine.spool import Spool
+from vllm_monitor_engine.startup_phases import StartupPhases
 
 __all__ = ["current_recorder", "open_recorder", "spool_name"]
 
@@ -38,7 +41,15 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
             _log.warning("vllm-monitor: %s", complaint)
         header = {**server_header(vllm_config, engine_indexes), "target_url": settings.target_url, "t": time.time()}
         spool = Spool(settings.spool_dir, spool_name(header), settings.spool_limit_bytes, header)
-        recorder = Recorder(settings, spool, bounds=server_bounds, in_flight=find_in_flight(time.time))
+        recorder = Recorder(
+            settings,
+            spool,
+            bounds=server_bounds,
+            in_flight=find_in_flight(time.time),
+            # One gate for all recorders of a process: the newest tells of it, so that nothing is counted twice.
+            rejections=Rejections(lambda: gate_state().refused if current_recorder() is recorder else {}),
+            startup=StartupPhases(header, vllm_config),
+        )
         recorder.start()
         atexit.register(recorder.stop)
         _log.info("vllm-monitor: recording inside this server into %s (VLLMMON_ENABLED)", settings.spool_dir)

@@ -124,7 +124,7 @@ class Levers:
             raise LeverError(f"a pause is one of {', '.join(PAUSE_MODES)}, not {mode!r}")
         seconds = _seconds(for_seconds)
         # First the end, so that a pause that is answered too late has one.
-        self._end_after("pause", seconds, self._resume)
+        self._end_after("pause", seconds, self._end_pause)
         if not await self._is_paused():
             await self._call(self._client.pause_generation(mode=mode, clear_cache=False), "pause")
         paused = await self._is_paused()
@@ -251,6 +251,10 @@ class Levers:
 
     async def _resume(self) -> None:
         await self._call(self._client.resume_generation(), "resume")
+
+    async def _end_pause(self) -> None:
+        await self._resume()
+        self._told("resume", by_itself=True, done=not await self._is_paused())
 
     def _end_after(self, name: str, seconds: float, end: Callable[[], Awaitable[None]]) -> None:
         self._forget_end(name)

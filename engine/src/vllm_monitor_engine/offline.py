@@ -11,6 +11,7 @@ from vllm_monitor_engine.recorder import Recorder
 from vllm_monitor_engine.server_facts import in_flight_of, server_bounds, server_header
 from vllm_monitor_engine.settings import EngineSettings
 from vllm_monitor_engine.spool import Spool
+from vllm_monitor_engine.startup_phases import StartupPhases
 from vllm_monitor_engine.stat_logger import MonitorStatLogger
 
 __all__ = ["record_engine"]
@@ -35,12 +36,14 @@ def record_engine(llm_engine: Any, spool_dir: Path, *, flush_seconds: float = 0.
         msg = "this engine keeps no statistics: make it with disable_log_stats=False"
         raise ValueError(msg)
     settings = EngineSettings(enabled=True, spool_dir=spool_dir, flush_seconds=flush_seconds)
-    header = {**server_header(getattr(llm_engine, "vllm_config", None), [0]), "port": None, "t": time.time()}
+    config = getattr(llm_engine, "vllm_config", None)
+    header = {**server_header(config, [0]), "port": None, "t": time.time()}
     recorder = Recorder(
         settings,
         Spool(spool_dir, spool_name(header), settings.spool_limit_bytes, header),
         bounds=server_bounds,
         in_flight=in_flight_of(getattr(llm_engine, "output_processor", None), time.time),
+        startup=StartupPhases(header, config),
     )
     recorder.start()
     loggers.append(MonitorStatLogger(recorder=recorder))

@@ -17,9 +17,11 @@ from typing import Any
 
 from vllm_monitor_engine.engine_totals import EngineTotals
 from vllm_monitor_engine.heartbeat import Heartbeat
-from vllm_monitor_engine.request_lines import request_line
+from vllm_monitor_engine.rejections import Rejections
+from vllm_monitor_engine.request_lines import request_lines
 from vllm_monitor_engine.settings import EngineSettings
 from vllm_monitor_engine.spool import Spool
+from vllm_monitor_engine.startup_phases import StartupPhases
 from vllm_monitor_engine.step_buffer import StepBuffer
 
 __all__ = ["InFlight", "Recorder"]
@@ -29,14 +31,15 @@ InFlight = tuple[float, float | None] | None
 
 _log = logging.getLogger("vllm.vllm_monitor_engine")
 
-SLICE_STEPS = 32
-"""Steps counted before other threads get their turn."""
+SLICE_STEPS = 256
+"""Steps counted before other threads get their turn: half a millisecond, and usually all there are."""
+LOOK_SECONDS = 0.5
+"""How often it is asked whether an engine stalls, which costs little."""
+CLOSE_SECONDS = 0.1
 TOTALS_SECONDS = 1.0
 """Without anything new a line is written this often: the sign of life."""
-PENDING_LINES = 10_000
-"""Lines that wait in memory while the disk takes none; the oldest go first."""
-MEASURE_EVERY = 64
-"""Each so many calls from the loop are timed, one."""
+PENDING_ENTRIES = 10_000
+"""Requests, and lines of other kinds, that wait in memory while the disk takes none; the oldest go first."""
 TIMED_KEPT = 500
 
 
@@ -51,6 +54,11 @@ class Recorder:
             the oldest in seconds; ``None`` where that cannot be known.
         wall: Unix seconds.
         monotonic: Seconds of a clock that never jumps.
+        rejections: Requests that were refused.
+        startup: When the server reached which phase of its start.
+
+    Attributes:
+        standing: What holds at the moment, told with all totals: ``paused``, 0 or 1, where it is known.
     """
 
     def __init__(
@@ -62,7 +70,12 @@ class Recorder:
         in_flight: Callable[[], InFlight] = lambda: None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        rejections: Rejections | None = None,
+        startup: StartupPhases | None = None,
     ) -> None:
+        self.rejections = rejections if rejections is not None else Rejections()
+        self.startup = startup if startup is not None else StartupPhases(wall=wall)
+        self.standing: dict[str, float] = {}
         self._settings = settings
         self._spool = spool
         self._bounds = bounds
@@ -75,13 +88,14 @@ class Recorder:
         self._known_bounds: Mapping[str, Sequence[float]] | None = None
         self._heartbeats: dict[int | None, Heartbeat] = {}
         self._largest_gap_seconds = 0.0
-        self._pending: list[dict[str, Any]] = []
+        self._pending: deque[dict[str, Any]] = deque()
+        self._pending_entries = 0
         self._wake = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
         self._last_totals_at = -1e9
-        self._calls = 0
-        self._timed: deque[float] = deque(maxlen=TIMED_KEPT)
+        self.timed: deque[float] = deque(maxlen=TIMED_KEPT)
+        """Seconds that some of the calls on the event loop took, as whoever makes them measured it."""
         self._complained = False
         self.lost_lines = 0
         self.faults = 0
@@ -89,18 +103,16 @@ class Recorder:
     # -- on the event loop -----------------------------------------------------------------------------------------
 
     def record(self, engine: int, scheduler: object, iteration: object) -> None:
-        """Take one step; never raises, never waits."""
-        self._calls += 1
-        if self._calls % MEASURE_EVERY:
-            self._buffer.append(engine, scheduler, iteration, self._monotonic)
-            return
-        began = time.perf_counter()
-        self._buffer.append(engine, scheduler, iteration, self._monotonic)
-        self._timed.append(time.perf_counter() - began)
+        """Take one step: what its scheduler says, and what came out of it. O(1), no I/O, no lock."""
+        buffer = self._buffer
+        if len(buffer) < buffer.capacity:
+            buffer.append((self._monotonic(), engine, scheduler, iteration))
+        else:
+            buffer.lost += 1
 
     def note(self, kind: str, **facts: Any) -> None:
         """Tell a rare fact, as that an engine sleeps."""
-        if len(self._notes) < PENDING_LINES:
+        if len(self._notes) < PENDING_ENTRIES:
             self._notes.append({"kind": kind, "t": self._wall(), **facts})
         else:
             self.lost_lines += 1
@@ -126,12 +138,23 @@ class Recorder:
             self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
+        turned_at = self._monotonic()
         while not self._ended:
-            self._wake.wait(self._settings.flush_seconds)
-            self.turn()
+            self._wake.wait(min(LOOK_SECONDS, self._settings.flush_seconds))
+            if self._monotonic() - turned_at >= self._settings.flush_seconds - CLOSE_SECONDS or self.look():
+                turned_at = self._monotonic()
+                self.turn()
         self.note("end")
         self.turn(last=True)
         self._spool.close()
+
+    def look(self) -> bool:
+        """Whether something has to be told at once: that an engine stalls, or that it does so no longer."""
+        with contextlib.suppress(Exception):  # the next turn will meet it, and count it
+            in_flight, oldest = self._flying()
+            for change in self._beats(self._monotonic(), in_flight, oldest):
+                self.note(**change)
+        return bool(self._notes)
 
     def turn(self, *, last: bool = False) -> None:
         """Count what has come and write it; a fault of ours is counted, and the next turn goes on."""
@@ -146,14 +169,15 @@ class Recorder:
 
     def _count(self) -> None:
         while steps := self._buffer.take(SLICE_STEPS):
-            now = self._wall()
-            for step in steps:
+            for index in {step[1] for step in steps}:
                 try:
-                    self._engine(step.engine).add(step.at, step.scheduler, step.iteration)
-                    for request in getattr(step.iteration, "finished_requests", None) or ():
-                        self._keep({"kind": "request", **request_line(request, step.iteration, step.engine, now)})
-                except Exception:  # one step of an unknown shape costs that step
+                    finished = self._engine(index).add([step for step in steps if step[1] == index])
+                    for line in request_lines(finished, index, self._wall()):
+                        self._keep(line)
+                except Exception:  # a shape that nobody thought of costs these steps
                     self.faults += 1
+            if len(steps) < SLICE_STEPS:
+                break
             time.sleep(0)  # others want the interpreter, too
 
     def _engine(self, index: int) -> EngineTotals:
@@ -169,16 +193,17 @@ class Recorder:
 
     def _tell(self, last: bool) -> None:
         now = self._monotonic()
-        for change in self._beats(now):
+        in_flight, oldest = self._flying()
+        for change in self._beats(now, in_flight, oldest):
             self.note(**change)
         while self._notes:
             self._keep(self._notes.pop(0))
-        if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS:
+        if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS - CLOSE_SECONDS:
             self._last_totals_at = now
-            self._keep(self._totals(now))
+            self._keep(self._totals(now, in_flight, oldest))
         if self._pending:
-            done = self._spool.write(self._pending)
-            del self._pending[:done]
+            for _ in range(self._spool.write(self._pending)):
+                self._pending_entries -= _entries(self._pending.popleft())
             self._complain()
 
     def _complain(self) -> None:
@@ -188,7 +213,7 @@ class Recorder:
             _log.warning("vllm-monitor: what it sees cannot be written and waits in memory: %s", failure)
         self._complained = failure is not None
 
-    def _beats(self, now: float) -> list[dict[str, Any]]:
+    def _beats(self, now: float, in_flight: float, oldest: float | None) -> list[dict[str, Any]]:
         """Of each engine, as it says itself what it has in flight, and of all, as this process knows it."""
         changes: list[dict[str, Any]] = []
         gaps = [0.0]
@@ -198,10 +223,9 @@ class Recorder:
                 now, step_at=engine.last_at, in_flight=engine.in_flight, largest_gap_seconds=gaps[-1]
             )
         self._largest_gap_seconds = max(self._largest_gap_seconds, *gaps)
-        in_flight, oldest = self._flying()
         changes += self._heartbeat(None).look(
             now,
-            step_at=self._buffer.last_at,
+            step_at=self._buffer.newest_at,
             in_flight=in_flight,
             oldest_seconds=oldest,
             largest_gap_seconds=max(gaps),
@@ -223,18 +247,21 @@ class Recorder:
 
     def _keep(self, line: dict[str, Any]) -> None:
         self._pending.append(line)
-        if len(self._pending) > PENDING_LINES:
-            del self._pending[0]
-            self.lost_lines += 1
+        self._pending_entries += _entries(line)
+        while self._pending_entries > PENDING_ENTRIES:
+            lost = _entries(self._pending.popleft())
+            self._pending_entries -= lost
+            self.lost_lines += lost
 
-    def _totals(self, now: float) -> dict[str, Any]:
-        in_flight, oldest = self._flying()
-        step_at = self._buffer.last_at
+    def _totals(self, now: float, in_flight: float, oldest: float | None) -> dict[str, Any]:
+        step_at = self._buffer.newest_at
         gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
         return {
             "kind": "totals",
             "t": self._wall(),
             "engines": {str(index): engine.as_json() for index, engine in sorted(self._engines.items())},
+            "rejected": self.rejections.as_json(),
+            **self.standing,
             "in_flight": in_flight,
             "oldest_request_seconds": None if oldest is None else round(oldest, 3),
             "step_age_seconds": None if step_at is None else round(now - step_at, 3),
@@ -242,7 +269,7 @@ class Recorder:
             "largest_step_gap_seconds": round(gap, 6),
             "lost_steps": self._buffer.lost,
             "lost_lines": self.lost_lines,
-            "faults": self.faults,
+            "faults": self.faults + sum(engine.faults for engine in self._engines.values()),
             "cpu_seconds": round(self.cpu_seconds(), 6),
             "record_seconds": self.record_seconds(),
         }
@@ -251,9 +278,14 @@ class Recorder:
 
     def record_seconds(self) -> float | None:
         """Median time of a recent call from the loop, measured on a share of them."""
-        timed = list(self._timed)
+        timed = list(self.timed)
         return statistics.median(timed) if timed else None
 
     def cpu_seconds(self) -> float:
         """CPU that all of this has used: the thread, as its own clock says, and the calls from the loop."""
-        return time.thread_time() + self._calls * (self.record_seconds() or 0.0)
+        return time.thread_time() + (self._buffer.taken + self._buffer.lost) * (self.record_seconds() or 0.0)
+
+
+def _entries(line: Mapping[str, Any]) -> int:
+    """How much a line counts for: the requests in it, or itself."""
+    return len(line["id"]) if line["kind"] == "requests" else 1

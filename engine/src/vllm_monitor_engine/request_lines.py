@@ -1,13 +1,19 @@
-"""How single requests went, as plain JSON values; never their text."""
+"""How single requests went, as plain JSON values; never their text.
+
+Those that finished together are one line of columns: the line of a busy server is then made, encoded and written by a
+few calls, and what each request alone would cost is paid by whoever reads it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_monitor_engine.engine_totals import number_of, reason_of
+from vllm_monitor_engine.step_columns import ColumnReader, figures_of
 
-__all__ = ["request_line"]
+__all__ = ["REQUEST_PATHS", "finished_columns", "request_lines"]
 
+REQUESTS_PER_LINE = 64
 FIGURES = {
     "prompt_tokens": "num_prompt_tokens",
     "output_tokens": "num_generation_tokens",
@@ -20,32 +26,50 @@ FIGURES = {
     "preemptions": "num_preemptions",
     "max_tokens": "max_tokens_param",
 }
+REQUEST_PATHS = {"id": "request_id", "reason": "finish_reason", **FIGURES}
 
 
-def request_line(request: Any, iteration: Any, engine: int, now: float) -> dict[str, Any]:
-    """One finished request.
-
-    Its time to first token is what is left of its duration without the time between first and last token; so it has in
-    it what the front end itself needed, as its client saw it.
+def finished_columns(reader: ColumnReader, finished: Sequence[Any], ended: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """The requests that finished with some iterations, as columns of the same length; none when none did.
 
     Args:
-        request: vLLM's ``FinishedRequestStats``.
-        iteration: The ``IterationStats`` that it came with, whose timestamp is when it ended.
-        engine: Index of its engine.
+        reader: Reads :data:`REQUEST_PATHS`.
+        finished: Of each iteration, vLLM's list of ``FinishedRequestStats``.
+        ended: Of each iteration, when it, and so its requests, ended, in Unix seconds.
+    """
+    requests: list[Any] = []
+    times: list[Any] = []
+    for found, at in zip(finished, ended, strict=True):
+        if found and isinstance(found, (list, tuple)):
+            requests += found
+            times += [at] * len(found)
+    if not requests:
+        return {}
+    columns = reader.read(requests)
+    return {
+        "id": [str(one or "") for one in columns["id"]],
+        "reason": [_reason(one) for one in columns["reason"]],
+        "ended": figures_of(times),
+        **{name: figures_of(columns[name]) for name in FIGURES},
+    }
+
+
+def request_lines(finished: Mapping[str, Sequence[Any]], engine: int, now: float) -> Iterator[dict[str, Any]]:
+    """The columns as lines.
+
+    Args:
+        finished: What :func:`finished_columns` gave.
+        engine: Index of their engine.
         now: Unix seconds, for versions whose iterations have no timestamp.
     """
-    figures: dict[str, Any] = {name: number_of(request, attribute) for name, attribute in FIGURES.items()}
-    if figures["cached_tokens"] is not None and figures["cached_tokens"] < 0:
-        figures["cached_tokens"] = None
-    if (figures["output_tokens"] or 0) < 2:
-        figures["inter_token_seconds"] = None
-    duration, decode = figures["duration_seconds"], figures["decode_seconds"]
-    ended = number_of(iteration, "iteration_timestamp") or now
-    return {
-        **figures,
-        "id": str(getattr(request, "request_id", None) or ""),
-        "engine": engine,
-        "reason": reason_of(request),
-        "arrived": ended - (duration or 0.0),
-        "time_to_first_token_seconds": None if duration is None or decode is None else max(0.0, duration - decode),
-    }
+    for start in range(0, len(finished.get("id", ())), REQUESTS_PER_LINE):
+        part = {name: column[start : start + REQUESTS_PER_LINE] for name, column in finished.items()}
+        part["ended"] = [now if at is None else at for at in part["ended"]]
+        yield {"kind": "requests", "engine": engine, **part}
+
+
+def _reason(reason: Any) -> str:
+    """Why a request ended, as the server's metrics name it: ``stop``, ``length``, ``abort``, ``error`` ..."""
+    if isinstance(reason, str):
+        return reason
+    return str(getattr(reason, "name", None) or "unknown").lower()

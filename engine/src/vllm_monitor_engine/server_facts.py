@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from vllm_monitor_engine.config_facts import config_facts, config_fingerprint, kv_facts
+
 __all__ = ["find_in_flight", "in_flight_of", "process_start_time", "server_bounds", "server_header"]
 
 PREFIX = "vllm:"
@@ -23,38 +25,20 @@ def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]
 
     Secrets of the command line are not among it.
     """
-    facts: dict[str, Any] = {
+    version = _text(sys.modules.get("vllm"), "__version__")
+    served = getattr(getattr(vllm_config, "model_config", None), "served_model_name", None)
+    config = config_facts(vllm_config, version)
+    return {
         "pid": os.getpid(),
         "process_started": process_start_time(os.getpid()),
         "engines": list(engine_indexes),
         "port": _port(sys.argv),
-        "vllm_version": _text(sys.modules.get("vllm"), "__version__"),
+        "vllm_version": version,
+        "model": str(served[0] if isinstance(served, list) and served else served or ""),
+        "config": config,
+        "config_fingerprint": config_fingerprint(config),
+        **kv_facts(vllm_config),
     }
-    model = getattr(vllm_config, "model_config", None)
-    cache = getattr(vllm_config, "cache_config", None)
-    parallel = getattr(vllm_config, "parallel_config", None)
-    scheduler = getattr(vllm_config, "scheduler_config", None)
-    served = getattr(model, "served_model_name", None)
-    facts["model"] = str(served[0] if isinstance(served, list) and served else served or "")
-    for name, source, attribute in (
-        ("max_model_len", model, "max_model_len"),
-        ("dtype", model, "dtype"),
-        ("quantization", model, "quantization"),
-        ("num_gpu_blocks", cache, "num_gpu_blocks"),
-        ("block_size", cache, "block_size"),
-        ("cache_dtype", cache, "cache_dtype"),
-        ("enable_prefix_caching", cache, "enable_prefix_caching"),
-        ("tensor_parallel_size", parallel, "tensor_parallel_size"),
-        ("pipeline_parallel_size", parallel, "pipeline_parallel_size"),
-        ("data_parallel_size", parallel, "data_parallel_size"),
-        ("max_num_seqs", scheduler, "max_num_seqs"),
-        ("max_num_batched_tokens", scheduler, "max_num_batched_tokens"),
-        ("max_num_queued_reqs", scheduler, "max_num_queued_reqs"),
-    ):
-        value = getattr(source, attribute, None)
-        if value is not None:
-            facts[name] = value if isinstance(value, (int, float, bool)) else str(value)
-    return facts
 
 
 def process_start_time(pid: int) -> int | None:

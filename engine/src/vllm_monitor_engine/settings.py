@@ -25,7 +25,7 @@ class EngineSettings:
         enabled: Whether it does anything at all (``VLLMMON_ENABLED``).
         spool_dir: Where what it saw waits for the monitor (``VLLMMON_SPOOL_DIR``).
         spool_limit_bytes: What may wait there of one process; the oldest goes first (``VLLMMON_SPOOL_LIMIT_BYTES``).
-        flush_seconds: How often it writes (``VLLMMON_FLUSH_SECONDS``).
+        flush_seconds: How often it counts and writes (``VLLMMON_FLUSH_SECONDS``).
         buffer_steps: Steps that may wait in memory between two writes (``VLLMMON_BUFFER_STEPS``).
         stall_seconds: With requests in flight and no step for so long, the engine is stalled
             (``VLLMMON_STALL_SECONDS``).
@@ -37,7 +37,7 @@ class EngineSettings:
     enabled: bool = False
     spool_dir: Path = field(default_factory=lambda: default_spool_dir())  # noqa: PLW0108  # it is defined below
     spool_limit_bytes: int = 64 * 1024 * 1024
-    flush_seconds: float = 0.5
+    flush_seconds: float = 1.0
     buffer_steps: int = 16_384
     stall_seconds: float = 3.0
     target_url: str = ""

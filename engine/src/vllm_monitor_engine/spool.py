@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,14 @@ class Spool:
         folder: Where the files are; made, for this user alone, when it is not there.
         name: Unique among processes; the files are ``name.000001.spool`` and so on.
         limit_bytes: All files together; the oldest segment goes first.
-        header: What every segment begins with.
+        header: What every segment begins with; what is added to it later, later segments begin with.
     """
 
     def __init__(self, folder: Path, name: str, limit_bytes: int, header: Mapping[str, Any]) -> None:
         self._folder = folder
         self._name = name
         self._segment_bytes = max(4096, limit_bytes // SEGMENTS)
-        self._header = dict(header)
+        self._header = header
         self._descriptor: int | None = None
         self._segment = 0
         self._written = 0
@@ -48,7 +48,7 @@ class Spool:
         self._cleaned = False
         self.failure: OSError | None = None
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> int:
+    def write(self, records: Collection[Mapping[str, Any]]) -> int:
         """Append records, each as one numbered line; returns how many are in the files whole.
 
         Fewer than all when the disk would not take them (:attr:`failure` says why); give the rest again later.
@@ -56,19 +56,28 @@ class Spool:
         if not records:
             return 0
         data = [_line({"n": self._lines + place, **record}) for place, record in enumerate(records, start=1)]
-        done = 0
-        try:
-            if self._descriptor is None or self._written + sum(map(len, data)) > self._segment_bytes:
+        done, self.failure = 0, None
+        while done < len(data) and self.failure is None:
+            together = self._fitting(data[done:])
+            if not together:
                 self._begin_segment()
-            for line in data:
-                self._append(line)
-                done += 1
-        except OSError as error:
-            self.failure = error
-        else:
-            self.failure = None
+                together = self._fitting(data[done:]) or 1  # what is larger than a segment has one for itself
+            if self.failure is None:
+                done += self._append(data[done : done + together])
         self._lines += done
         return done
+
+    def _fitting(self, data: Sequence[bytes]) -> int:
+        """How many of these lines the segment has room for."""
+        if self._descriptor is None:
+            return 0
+        room, fitting = self._segment_bytes - self._written, 0
+        for line in data:
+            room -= len(line)
+            if room < 0:
+                break
+            fitting += 1
+        return fitting
 
     def close(self) -> None:
         """Let go of the file."""
@@ -77,6 +86,12 @@ class Spool:
             os.close(descriptor)
 
     def _begin_segment(self) -> None:
+        try:
+            self._open_segment()
+        except OSError as error:
+            self.failure = error
+
+    def _open_segment(self) -> None:
         self.close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_folder()
@@ -88,7 +103,7 @@ class Spool:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         self._descriptor = os.open(path, flags, 0o600)
         self._written, self._torn = 0, False
-        self._append(_line({**self._header, "kind": "header", "format": FORMAT, "segment": self._segment}))
+        self._append([_line({**self._header, "kind": "header", "format": FORMAT, "segment": self._segment})])
         too_old = self._folder / f"{self._name}.{self._segment - SEGMENTS:06d}{SUFFIX}"
         too_old.unlink(missing_ok=True)
 
@@ -99,17 +114,22 @@ class Spool:
             msg = f"{self._folder} belongs to another user, or others may write to it; name one in VLLMMON_SPOOL_DIR"
             raise PermissionError(msg)
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: Sequence[bytes]) -> int:
+        """Write lines at once, which is one wait for the interpreter; returns how many of them are whole."""
         assert self._descriptor is not None  # noqa: S101  # a segment was begun
-        if self._torn:  # a full disk took only a part of the line before; end it, so that this one is whole
-            line = b"\n" + line
+        # A full disk may have taken only a part of the line before; end it, so that these are whole.
+        ending = b"\n" if self._torn else b""
+        text = ending + b"".join(lines)
         done = 0
         try:
-            while done < len(line):
-                done += os.write(self._descriptor, line[done:])
-        finally:
-            self._written += done
-            self._torn = (0 < done < len(line)) or (self._torn and done == 0)
+            while done < len(text):
+                done += os.write(self._descriptor, text[done:])
+        except OSError as error:
+            self.failure = error
+        self._written += done
+        if done:
+            self._torn = not text[:done].endswith(b"\n")
+        return max(0, text[:done].count(b"\n") - len(ending))
 
     def _remove_forgotten(self) -> None:
         """Files of processes that nobody has read, or written, for a week."""
@@ -119,5 +139,11 @@ class Spool:
                     path.unlink()
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    try:
+        return _encode(record).encode() + b"\n"
+    except (TypeError, ValueError):  # a NaN, say: in its place stands that something cannot be told
+        return _encode({"n": record.get("n"), "kind": "unwritable"}).encode() + b"\n"

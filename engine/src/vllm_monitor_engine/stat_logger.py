@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import time
 from typing import Any
 
 from vllm.v1.metrics import loggers
@@ -17,6 +18,9 @@ from vllm_monitor_engine.host_process import open_recorder
 from vllm_monitor_engine.recorder import Recorder
 
 __all__ = ["MonitorStatLogger"]
+
+TIMED_EVERY = 64
+"""One of so many calls is timed."""
 
 # One object for all engines of a process where there is such a thing (it alone is told of rejections), else one each.
 _Base: Any = getattr(loggers, "AggregateStatLoggerBase", None) or loggers.StatLoggerBase
@@ -44,6 +48,7 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
     ) -> None:
         del further
         indexes = engine_indexes if isinstance(engine_indexes, list) else [engine_indexes or engine_index]
+        self._calls_to_timed = TIMED_EVERY
         self._recorder = recorder if recorder is not None else open_recorder(vllm_config, indexes)
 
     def record(
@@ -58,33 +63,47 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
         """Take one step; called on the event loop, for every step of every engine."""
         del mm_cache_stats, further, options
         try:
-            if self._recorder is not None:
-                self._recorder.record(engine_idx, scheduler_stats, iteration_stats)
+            recorder = self._recorder
+            if recorder is None:
+                return
+            self._calls_to_timed -= 1
+            if self._calls_to_timed:
+                recorder.record(engine_idx, scheduler_stats, iteration_stats)
+                return
+            self._calls_to_timed = TIMED_EVERY
+            began = time.perf_counter()
+            recorder.record(engine_idx, scheduler_stats, iteration_stats)
+            recorder.timed.append(time.perf_counter() - began)
         except Exception:  # it must not be the server's
             self._failed()
 
     def record_sleep_state(self, *state: Any, **named: Any) -> None:
         """An engine fell asleep or woke up."""
-        self._note("sleep", state, named)
+        try:
+            if self._recorder is not None:
+                self._recorder.note("sleep", **_sleep_facts(state, named))
+        except Exception:  # likewise
+            self._failed()
 
-    def record_admission_rejection(self, *reason: Any, **named: Any) -> None:
-        """A request was refused before it reached an engine."""
-        self._note("rejected", reason, named)
+    def record_admission_rejection(self, reason: Any = None, *further: Any, **named: Any) -> None:
+        """A request was refused before it reached an engine; there may be thousands a second."""
+        del further, named
+        try:
+            if self._recorder is not None:
+                self._recorder.rejections.count(reason)
+        except Exception:  # likewise
+            self._failed()
 
     def log_engine_initialized(self) -> None:
         """The engine is ready to take requests."""
-        self._note("engine_initialized", (), {})
+        try:
+            if self._recorder is not None:
+                self._recorder.note("engine_initialized", **self._recorder.startup.reach("engine_initialized"))
+        except Exception:  # likewise
+            self._failed()
 
     def log(self) -> None:
         """Nothing: the thread writes by its own clock."""
-
-    def _note(self, kind: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
-        try:
-            if self._recorder is not None:
-                told = [value for value in (*values, *named.values()) if isinstance(value, (str, int, float))]
-                self._recorder.note(kind, values=told)
-        except Exception:  # likewise
-            self._failed()
 
     def _failed(self) -> None:
         """A fault of ours: count it; when not even that goes, be silent from now on."""
@@ -93,6 +112,20 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
             if recorder is not None:
                 recorder.faults += 1
                 self._recorder = recorder
+
+
+def _sleep_facts(state: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Whether the engine sleeps, and how deep: what is no number is left out.
+
+    vLLM calls the first one ``sleep`` and, in its base class, ``is_awake``; it hands over 1 for sleep, by position. A
+    level of 0 with sleep is one whose KV cache was given back.
+    """
+    asleep, level = (*state, None, None)[:2]
+    if asleep is None:
+        awake = named.get("is_awake")
+        asleep = named.get("sleep") if awake is None else not awake
+    facts = {"is_asleep": asleep if asleep is None else bool(asleep), "level": named.get("level", level)}
+    return {name: value for name, value in facts.items() if isinstance(value, (bool, int))}
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -2,63 +2,47 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 __all__ = ["Step", "StepBuffer"]
 
-
-class Step(NamedTuple):
-    """One message of the engine, as vLLM handed it over.
-
-    Args:
-        at: Seconds of the monotonic clock.
-        engine: Index of the engine.
-        scheduler: vLLM's ``SchedulerStats``, or ``None``.
-        iteration: vLLM's ``IterationStats``, or ``None`` for a step without outputs.
-    """
-
-    at: float
-    engine: int
-    scheduler: Any
-    iteration: Any
+Step = tuple[float, int, Any, Any]
+"""One message of the engine, as vLLM handed it over: seconds of the monotonic clock, the engine's index, vLLM's
+``SchedulerStats`` or ``None``, and its ``IterationStats``, or ``None`` for a step without outputs."""
 
 
-class StepBuffer:
+class StepBuffer(deque[Step]):
     """A bounded queue whose writer never waits. Appending and taking are each safe from one thread.
 
     vLLM makes new objects for every step and only reads them afterwards, so holding on to them is safe and is all that
-    has to be done on its loop.
+    has to be done on its loop. Its writer looks itself whether there is room, and counts a step that has none.
 
     Args:
-        capacity: Steps that fit; further ones are counted and dropped.
+        capacity: Steps that fit.
+
+    Attributes:
+        lost: Steps that there was no room for.
+        taken: Steps that were taken away.
     """
 
-    __slots__ = ("_capacity", "_steps", "last_at", "lost", "taken_in")
-
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._steps: deque[Step] = deque()
+        super().__init__()
+        self.capacity = capacity
         self.lost = 0
-        self.taken_in = 0
-        self.last_at: float | None = None
+        self.taken = 0
+        self._last_at: float | None = None
 
-    def append(self, engine: int, scheduler: object, iteration: object, monotonic: Any = time.monotonic) -> None:
-        """Keep a step for the thread; O(1), no I/O, no lock."""
-        self.last_at = at = monotonic()
-        if len(self._steps) >= self._capacity:
-            self.lost += 1
-            return
-        self.taken_in += 1
-        self._steps.append(Step(at, engine, scheduler, iteration))
+    @property
+    def newest_at(self) -> float | None:
+        """When the newest step came; ``None`` before the first. For the thread that takes away."""
+        return self[-1][0] if self else self._last_at
 
     def take(self, limit: int) -> list[Step]:
         """Take away up to ``limit`` of the oldest steps."""
-        taken: list[Step] = []
-        while len(taken) < limit:
-            try:
-                taken.append(self._steps.popleft())
-            except IndexError:
-                break
-        return taken
+        # Only this thread takes away, so at least as many are there as are seen now.
+        steps = [self.popleft() for _ in range(min(limit, len(self)))]
+        if steps:
+            self.taken += len(steps)
+            self._last_at = steps[-1][0]
+        return steps

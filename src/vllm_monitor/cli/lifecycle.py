@@ -46,6 +46,8 @@ def lifecycle(
 
 
 def _entries(checkpoints: list[StateCheckpoint], now: float) -> list[dict[str, Any]]:
+    from vllm_monitor.lifecycle_tracker import is_inside
+
     ends = [*(checkpoint.timestamp for checkpoint in checkpoints), now][1:]
     return [
         {
@@ -60,6 +62,7 @@ def _entries(checkpoints: list[StateCheckpoint], now: float) -> list[dict[str, A
             "phase": one.metadata.get("phase"),
             "inferred": bool(one.metadata.get("inferred", False)),
             "resumed": one.metadata.get("resumed"),
+            "inside": one.metadata.get("inside") if is_inside(one) else None,
             "error_context": one.error_context,
         }
         for one, end in zip(checkpoints, ends, strict=True)
@@ -89,6 +92,8 @@ def _print_lines(entries: list[dict[str, Any]], last: str) -> None:
         elif resumed is not None:
             meanwhile = "; ".join(resumed["meanwhile"]) or "as before"
             words = f"watched again after {duration(resumed['away_seconds'])} in which nobody did: {meanwhile}"
+        elif entry["inside"] is not None:
+            words = str(entry["inside"].get("words", words))
         elif entry["phase"] is not None:
             words = f"start: {entry['phase'].replace('_', ' ')}"
         state = f"{entry['state']:<22} {duration(entry['seconds']):>8}  {entry['condition'] or '-':<11}"

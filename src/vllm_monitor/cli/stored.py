@@ -102,13 +102,14 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
             _ago(entry["last_page_at"], now),
             escape(clean("\n".join(f"{one['name']} ({_ago(one['since'], now)})" for one in entry["alerts"]) or "-")),
             escape(clean("\n".join(map(_expected, entry["predictions"])) or "-")),
-            escape(clean(entry["reason"] or "-")),
+            escape(clean("\n".join(filter(None, (entry["reason"], _engine_words(entry["engine"])))) or "-")),
         )
     console.print(table)
 
 
 def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
     from vllm_monitor.core import alert_as_json, prediction_as_json
+    from vllm_monitor.lifecycle_tracker import ENGINE_KEY, condition_since
 
     checkpoints = store.get_checkpoints(limit=1, target=target)
     last = checkpoints[0] if checkpoints else None
@@ -119,13 +120,23 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
         "condition": last.condition.value if last is not None and last.condition is not None else None,
         "state": last.state.value if last is not None else None,
         "reason": last.reason if last is not None else None,
-        "since": last.timestamp if last is not None else None,
+        "since": condition_since(last) if last is not None else None,
+        "engine": last.metadata.get(ENGINE_KEY) if last is not None else None,
         "last_page_at": max(page_times, default=None),
         "alerts": [alert_as_json(alert) for alert in store.get_alerts(state="firing", limit=None, target=target)],
         "predictions": [
             prediction_as_json(one) for one in store.get_predictions(limit=None, target=target, outcome="open")[::-1]
         ],
     }
+
+
+def _engine_words(engine: dict[str, Any] | None) -> str:
+    """What the part inside the server told of its engine, in short."""
+    known = engine if isinstance(engine, dict) else {}
+    tokens, fingerprint = known.get("kv_capacity_tokens"), known.get("config_fingerprint")
+    words = [] if tokens is None else [f"KV cache of {tokens} tokens"]
+    words += [] if fingerprint is None else [f"configuration {str(fingerprint)[:12]}"]
+    return ", ".join(words)
 
 
 def _expected(prediction: dict[str, Any]) -> str:

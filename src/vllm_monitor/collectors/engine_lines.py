@@ -14,7 +14,7 @@ from typing import Any
 from vllm_monitor.collectors.exposition import intern_layout
 from vllm_monitor.records import EngineNote, Layout, MetricKind, RequestSummary, Series
 
-__all__ = ["ENGINE_METRICS", "note_of", "request_of", "samples_of"]
+__all__ = ["ENGINE_METRICS", "note_of", "rejected_of", "requests_of", "samples_of"]
 
 PREFIX = "vllm_monitor_engine_"
 ENGINE_METRICS = {
@@ -29,6 +29,8 @@ ENGINE_METRICS = {
     "vllm_monitor_engine_faults_total": "Faults of our own part inside the server.",
     "vllm_monitor_engine_cpu_seconds_total": "CPU that our own part inside the server has used.",
     "vllm_monitor_engine_record_seconds": "Median time of a recent call on the server's event loop.",
+    "vllm_monitor_engine_paused": "Whether a lever of ours has paused the engines; absent until one was moved.",
+    "vllm_monitor_engine_rejected_requests_total": "Requests refused before an engine saw them, by reason.",
     "vllm_monitor_engine_steps_total": "Steps of an engine.",
     "vllm_monitor_engine_finished_requests_total": "Requests that have finished.",
 }
@@ -47,10 +49,15 @@ _OF_PROCESS = {
     "faults": ("faults_total", MetricKind.COUNTER),
     "cpu_seconds": ("cpu_seconds_total", MetricKind.COUNTER),
     "record_seconds": ("record_seconds", MetricKind.GAUGE),
+    "paused": ("paused", MetricKind.GAUGE),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _MOST_SERIES = 20_000
+_MOST_REASONS = 50
+_DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,17})?(e-[0-9]{1,2})?")
+_MOST_BOUNDS_TEXT = 10_000
 _MOST_TEXT = 200
+_MOST_REQUESTS = 10_000
 
 _Labels = tuple[tuple[str, str], ...]
 
@@ -70,8 +77,12 @@ def samples_of(line: Mapping[str, Any], api_server: str) -> tuple[Layout, array[
         if value is not None:
             series.append(Series(PREFIX + metric, ours, kind))
             values.append(value)
+    for reason, refused in rejected_of(line).items():
+        labels: _Labels = (*ours, ("reason", reason))
+        series.append(Series(PREFIX + "rejected_requests_total", labels, MetricKind.COUNTER))
+        values.append(refused)
     for engine, totals in _entries(line.get("engines")):
-        labels: _Labels = (*ours, ("engine", engine))
+        labels = (*ours, ("engine", engine))
         for metric, extra, kind, value in _readings(totals):
             if len(values) < _MOST_SERIES:
                 series.append(Series(PREFIX + metric, tuple(sorted((*labels, *extra))), kind))
@@ -79,28 +90,60 @@ def samples_of(line: Mapping[str, Any], api_server: str) -> tuple[Layout, array[
     return intern_layout(series), values
 
 
-def request_of(line: Mapping[str, Any], target: str, model: str, request_id: str) -> RequestSummary | None:
-    """A line of a finished request; ``None`` when it says no time."""
-    arrived = _number(line.get("arrived"))
-    if arrived is None or not 0 < arrived < 1e11:
+def rejected_of(line: Mapping[str, Any]) -> dict[str, int]:
+    """Requests that were refused since the process began, by reason; those of our gate begin with ``gate_``."""
+    counts = {reason: _whole(count) for reason, count in _numbers(line.get("rejected"))}
+    known = {reason: count for reason, count in counts.items() if count is not None and count >= 0}
+    return dict(list(known.items())[:_MOST_REASONS])
+
+
+def requests_of(line: Mapping[str, Any], target: str, model: str, line_id: str) -> list[RequestSummary]:
+    """A line of finished requests, which is columns of the same length; those that say no time are left out.
+
+    Args:
+        line: Requests, as the part inside wrote them.
+        target: Their server.
+        model: What it serves.
+        line_id: Names the line among all lines; the requests' ids begin with it.
+    """
+    columns = {name: column for name, column in line.items() if isinstance(column, list)}
+    length = min(len(columns.get("id", ())), _MOST_REQUESTS)
+    rows = ({name: column[place] for name, column in columns.items() if place < len(column)} for place in range(length))
+    engine = _whole(line.get("engine"))
+    found = (_request_of(row, target, model, engine, f"{line_id}-{place}") for place, row in enumerate(rows))
+    return [request for request in found if request is not None]
+
+
+def _request_of(
+    row: Mapping[str, Any], target: str, model: str, engine: int | None, request_id: str
+) -> RequestSummary | None:
+    """One of them.
+
+    Its time to first token is what is left of its duration without the time between first and last token; so it has in
+    it what the front end itself needed, as its client saw it.
+    """
+    ended, duration, decode = (_number(row.get(name)) for name in ("ended", "duration_seconds", "decode_seconds"))
+    arrived = 0.0 if ended is None else ended - (duration or 0.0)
+    if not 0 < arrived < 1e11:
         return None
-    further = {name: _number(line.get(name)) for name in ("prefill_seconds", "decode_seconds", "max_tokens")}
+    further = {name: _number(row.get(name)) for name in ("prefill_seconds", "decode_seconds", "max_tokens")}
+    output_tokens, cached_tokens = _whole(row.get("output_tokens")), _whole(row.get("cached_tokens"))
     return RequestSummary(
         timestamp=arrived,
         model=model,
-        finish_reason=_text(line.get("reason")),
-        prompt_tokens=_whole(line.get("prompt_tokens")),
-        output_tokens=_whole(line.get("output_tokens")),
-        cached_tokens=_whole(line.get("cached_tokens")),
-        queue_seconds=_number(line.get("queue_seconds")),
-        time_to_first_token_seconds=_number(line.get("time_to_first_token_seconds")),
-        inter_token_seconds=_number(line.get("inter_token_seconds")),
-        duration_seconds=_number(line.get("duration_seconds")),
-        preemptions=_whole(line.get("preemptions")),
-        engine=_whole(line.get("engine")),
+        finish_reason=_text(row.get("reason")),
+        prompt_tokens=_whole(row.get("prompt_tokens")),
+        output_tokens=output_tokens,
+        cached_tokens=None if cached_tokens is None or cached_tokens < 0 else cached_tokens,
+        queue_seconds=_number(row.get("queue_seconds")),
+        time_to_first_token_seconds=None if duration is None or decode is None else max(0.0, duration - decode),
+        inter_token_seconds=_number(row.get("inter_token_seconds")) if (output_tokens or 0) > 1 else None,
+        duration_seconds=duration,
+        preemptions=_whole(row.get("preemptions")),
+        engine=engine,
         target=target,
         metadata={
-            "server_request_id": _text(line.get("id")),
+            "server_request_id": _text(row.get("id")),
             **{name: value for name, value in further.items() if value is not None},
         },
         request_id=request_id,
@@ -134,16 +177,19 @@ def _readings(totals: Mapping[str, Any]) -> Iterator[tuple[str, _Labels, MetricK
 
 
 def _buckets(name: str, histogram: Mapping[str, Any]) -> Iterator[tuple[str, _Labels, MetricKind, float]]:
-    bounds, counts, total = histogram.get("bounds"), histogram.get("counts"), _number(histogram.get("sum"))
-    if not isinstance(bounds, list) or not isinstance(counts, list) or len(counts) != len(bounds) + 1 or total is None:
+    bounds = [
+        float(bound) for bound in _text(histogram.get("bounds"), _MOST_BOUNDS_TEXT).split() if _DECIMAL.fullmatch(bound)
+    ]
+    counts, total = histogram.get("counts"), _number(histogram.get("sum"))
+    if not isinstance(counts, list) or len(counts) != len(bounds) + 1 or total is None:
         return
     so_far = 0.0
     for bound, count in zip((*bounds, math.inf), counts, strict=True):
-        limit, here = math.inf if bound == math.inf else _number(bound), _number(count)
-        if limit is None or here is None or here < 0:
+        here = _number(count)
+        if here is None or here < 0:
             return
         so_far += here
-        le = "+Inf" if limit == math.inf else repr(float(limit))
+        le = "+Inf" if bound == math.inf else repr(bound)
         yield f"{name}_bucket", (("le", le),), MetricKind.HISTOGRAM, so_far
     yield f"{name}_count", (), MetricKind.HISTOGRAM, so_far
     yield f"{name}_sum", (), MetricKind.HISTOGRAM, total
@@ -175,6 +221,6 @@ def _whole(value: Any) -> int | None:
     return None if number is None or abs(number) > 1e15 else int(number)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, most: int = _MOST_TEXT) -> str:
     """Text that every store can keep, and not too much of it."""
-    return value[:_MOST_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return value[:most].encode("utf-8", "replace").decode() if isinstance(value, str) else ""

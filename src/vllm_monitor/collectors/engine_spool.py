@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_monitor.collectors.engine_lines import note_of, request_of, samples_of
+from vllm_monitor.collectors.engine_header import started_note
+from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.collectors.targets import normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import EngineNote, EngineObservation, RequestSummary
@@ -130,6 +131,9 @@ class EngineSpool:
         process = _Process(
             spool, pid if isinstance(pid, int) else 0, slot, model if isinstance(model, str) else "", first
         )
+        started = started_note(header)
+        if started is not None:
+            process.notes.append(started)
         self._processes[spool] = process
         return process
 
@@ -175,15 +179,16 @@ class EngineSpool:
             return None  # torn by a full disk; its number is missing then
         if not isinstance(line, dict) or line.get("kind") == "header":
             return None
-        number, at = line.get("n"), line.get("t", line.get("arrived"))
+        number, at = line.get("n"), line.get("t")
         if not isinstance(number, int) or isinstance(number, bool) or not process.number < number < 10**15:
             return None
         process.missing += number - process.number - 1
         process.number = number
-        if line.get("kind") == "request":
-            request = request_of(line, self.target, process.model, f"{process.name}-{number}")
-            if request is not None:
-                process.requests.append(request)
+        if line.get("kind") == "unwritable":  # its writer could not put it into words
+            process.missing += 1
+            return None
+        if line.get("kind") == "requests":
+            process.requests += requests_of(line, self.target, process.model, f"{process.name}-{number}")
             return None
         if line.get("kind") != "totals":
             note = note_of(line)
@@ -217,6 +222,8 @@ class EngineSpool:
             stalled_seconds=figures["stalled_seconds"],
             lost=int(figures["lost_steps"] + figures["lost_lines"]) + process.missing,
             faults=int(_figure(line.get("faults"))),
+            rejected=rejected_of(line),
+            is_paused=_switch(line.get("paused")),
             requests=requests,
             notes=notes,
         )
@@ -225,6 +232,10 @@ class EngineSpool:
 def _figure(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
     return float(value) if is_number else 0.0
+
+
+def _switch(value: Any) -> bool | None:
+    return value == 1 if value in (0, 1) else None
 
 
 def _listing(folder: Path) -> list[tuple[Path, str, int]]:

@@ -32,6 +32,10 @@ def encode_engine(one: EngineObservation) -> dict[str, Any]:
     """The fields of a line."""
     fields: dict[str, Any] = {"kind": "engine", "ts": one.timestamp, "lat": one.latency_seconds}
     fields |= {"api_server": one.api_server, **{name: getattr(one, name) for name in _FIGURES}}
+    if one.rejected:
+        fields["rejected"] = dict(one.rejected)
+    if one.is_paused is not None:
+        fields["is_paused"] = one.is_paused
     if one.requests:
         fields["requests"] = [_request_fields(request) for request in one.requests]
     if one.notes:
@@ -61,6 +65,8 @@ def decode_engine(line: Mapping[str, Any], timing: dict[str, Any]) -> EngineObse
         stalled_seconds=float(line["stalled_seconds"]),
         lost=int(line["lost"]),
         faults=int(line["faults"]),
+        rejected={str(reason): int(count) for reason, count in line.get("rejected", {}).items()},
+        is_paused=None if line.get("is_paused") is None else bool(line["is_paused"]),
         requests=tuple(_request(fields, timing["target"]) for fields in line.get("requests", ())),
         notes=tuple(
             EngineNote(float(note["timestamp"]), str(note["kind"]), dict(note["facts"]))

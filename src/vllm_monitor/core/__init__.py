@@ -1,7 +1,7 @@
 """The monitor itself: settings, the step in which the rooms meet, the watch, replay."""
 
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
-from vllm_monitor.core.inside_stories import InsideStories
+from vllm_monitor.core.inside_stories import InsideStories, inside_event
 from vllm_monitor.core.monitor import VLLMMonitor
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.recording_report import RecordingReport, ScoredPrediction
@@ -21,6 +21,7 @@ __all__ = [
     "alert_as_json",
     "count_ticks",
     "event_as_json",
+    "inside_event",
     "prediction_as_json",
     "replay_ticks",
     "tick_as_json",

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from vllm_monitor.clock import Clock
 from vllm_monitor.core.pipeline import Tick
+from vllm_monitor.lifecycle_tracker import condition_since
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.records import Condition, LifecycleState
@@ -67,6 +68,6 @@ class TargetFollower:
                 snapshot,
                 condition=last[0].condition or Condition.UNKNOWN,
                 reason=f"{last[0].reason} {by_whom}",
-                condition_since=last[0].timestamp,
+                condition_since=condition_since(last[0]),
             )
         self._on_tick(Tick(snapshot, tuple(fresh)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from vllm_monitor.core.rejection_episodes import RejectionEpisodes
 from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.records import EngineNote, EngineObservation, Event, RequestSummary, Severity
 
-__all__ = ["InsideStories"]
+__all__ = ["InsideStories", "inside_event"]
 
 SOURCE = "inside/"
 RESUME_SECONDS = 7 * 86_400.0
@@ -15,11 +18,14 @@ RESUME_SECONDS = 7 * 86_400.0
 NORMAL_ENDS = ("stop", "length", "repetition")
 
 _WORDS = {
+    "started": ("the engine is up, says our part inside the server", Severity.INFO),
+    "application_ready": ("the application is ready, says our part inside the server", Severity.INFO),
     "engine_initialized": ("the engine is ready, says our part inside the server", Severity.INFO),
     "stalled": ("no step comes although requests are in flight, says our part inside the server", Severity.CRITICAL),
     "stall_over": ("steps come again, says our part inside the server", Severity.INFO),
     "sleep": ("the engine fell asleep or woke up", Severity.INFO),
-    "rejected": ("requests were refused by the admission limit", Severity.WARNING),
+    "rejected": ("requests are refused before an engine sees them", Severity.WARNING),
+    "rejected_over": ("no request is refused any more", Severity.INFO),
     "lever": ("a lever inside the server was moved", Severity.INFO),
     "end": ("the server's process ends, says our part inside it", Severity.INFO),
 }
@@ -48,14 +54,20 @@ class InsideStories:
         self._store = store
         self._ttft_objective = ttft_objective_seconds
         self._inter_token_objective = inter_token_objective_seconds
-        self._events: list[Event] = []
+        self._notes: list[EngineNote] = []
+        self._rejections = RejectionEpisodes()
 
-    def resume(self, now: float) -> None:
+    def resume(self, now: float, last_rejection: Mapping[str, Any] | None = None) -> None:
         """See how far an earlier watch came. Not for an event loop.
 
         Args:
             now: Unix seconds.
+            last_rejection: The newest fact ``rejected`` or ``rejected_over`` of the server's checkpoints.
         """
+        known = last_rejection or {}
+        began_at, reasons = known.get("at"), known.get("reasons")
+        if known.get("kind") == "rejected" and isinstance(began_at, float) and isinstance(reasons, Mapping):
+            self._rejections.reopen(began_at, {name: n for name, n in reasons.items() if isinstance(n, int)})
         if self._store is None:
             return
         for source, times in self._store.scrape_times(self._target, now - RESUME_SECONDS).items():
@@ -63,8 +75,11 @@ class InsideStories:
                 self.read_until[source.removeprefix(SOURCE)] = float(times[-1]) / 1000
 
     def save(self, observation: EngineObservation) -> None:
-        """Queue all that an observation tells; its facts are events of the next :meth:`take_events`."""
-        self._events += self._events_of(observation)
+        """Queue all that an observation tells; its facts are of the next :meth:`take_notes`."""
+        self._notes += [
+            replace(note, facts={**note.facts, "api_server": observation.api_server}) for note in observation.notes
+        ]
+        self._notes += self._rejections.observe(observation)
         if self._store is None:
             return
         for request in observation.requests:
@@ -78,18 +93,10 @@ class InsideStories:
                 source=SOURCE + observation.api_server,
             )
 
-    def take_events(self) -> list[Event]:
-        """What happened inside since this was last asked."""
-        events, self._events = self._events, []
-        return events
-
-    def _events_of(self, observation: EngineObservation) -> list[Event]:
-        refused = [note for note in observation.notes if note.kind == "rejected"]
-        told = [_event(self._target, note) for note in observation.notes if note.kind != "rejected"]
-        if refused:  # hundreds a second under overload: told once for each line
-            facts = {**refused[-1].facts, "requests": len(refused)}
-            told.append(_event(self._target, EngineNote(refused[-1].timestamp, "rejected", facts)))
-        return [event for event in told if event is not None]
+    def take_notes(self) -> list[EngineNote]:
+        """What happened inside since this was last asked, oldest first."""
+        notes, self._notes = self._notes, []
+        return sorted(notes, key=lambda note: note.timestamp)
 
     def _is_good(self, request: RequestSummary) -> bool | None:
         """Whether a request finished well and within the objectives; ``None`` when its times are not known."""
@@ -101,7 +108,8 @@ class InsideStories:
         return first <= self._ttft_objective and (between is None or between <= self._inter_token_objective)
 
 
-def _event(target: str, note: EngineNote) -> Event | None:
+def inside_event(target: str, note: EngineNote) -> Event | None:
+    """A fact that the inside told, as an event; ``None`` for one that is not known."""
     known = _WORDS.get(note.kind)
     if known is None:
         return None

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vllm_monitor.collectors import ProbeSampler, ServerFacts
-from vllm_monitor.core.inside_stories import InsideStories
+from vllm_monitor.core.inside_stories import InsideStories, inside_event
 from vllm_monitor.core.stored_story import read_story
 from vllm_monitor.core.target_failures import TargetFailures
 from vllm_monitor.core.target_predictions import PredictionSource, TargetPredictions
@@ -61,7 +61,7 @@ class Tick:
     Args:
         snapshot: The picture after the step.
         events: What happened since the step before, oldest first.
-        checkpoints: A checkpoint for each change of state or condition, oldest first.
+        checkpoints: A checkpoint for each change of state or condition, and for what the inside told, oldest first.
         alerts: Alerts that began to fire or were resolved.
         firing: Alerts that fire after it, oldest first.
         failures: Failures that have happened (those have no end), and those that are over.
@@ -154,7 +154,7 @@ class TargetPipeline:
         """
         if self._store is None:
             return
-        self._inside.resume(now)
+        self._inside.resume(now, self._tracker.last_inside(self.target, ("rejected", "rejected_over")))
         story = read_story(self._store, self.target, now=now, longest_hole_seconds=self._longest_hole)
         self._failures.resume(story.failures, now, story.last_seen)
         self._predictions.resume(now, story)
@@ -192,12 +192,14 @@ class TargetPipeline:
         judgement = self.picture.judge(now)
         values = self.picture.values(now)
         firing = [alert.name for alert in self._guardrails.firing(self.target)] if self._guardrails else []
+        notes = self._inside.take_notes()
+        told = self._tracker.note_inside(self.target, now, notes)
         observed = self._tracker.observe(self.target, now, self.picture.life(), values, guardrails=firing)
         events = self._own_events + self.picture.take_events()
         if observed.away_seconds is not None:
             events.append(_came_back(self.target, now, observed))
         self._own_events = []
-        events += self._inside.take_events()
+        events += [event for note in notes if (event := inside_event(self.target, note)) is not None]
         if judgement.condition is not self._condition:
             if self._condition is not None:
                 events.append(_change(self.target, now, self._condition, judgement.condition, judgement.reason))
@@ -225,7 +227,7 @@ class TargetPipeline:
         return Tick(
             snapshot,
             tuple(events),
-            observed.checkpoints,
+            (*told, *observed.checkpoints),
             alerts,
             still,
             tuple(failures),
@@ -285,11 +287,12 @@ class TargetPipeline:
         )
 
     def _save_samples(self, now: float, observations: Sequence[Observation]) -> None:
-        if self._store is None:
-            return
         for observation in observations:
             if isinstance(observation, EngineObservation):
                 self._inside.save(observation)
+        if self._store is None:
+            return
+        for observation in observations:
             if not isinstance(observation, PageObservation):
                 continue
             if observation.layout is not None and observation.values is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
+from vllm_monitor.lifecycle_tracker import is_inside
 from vllm_monitor.records import Condition, LifecycleState, StateCheckpoint
 
 __all__ = ["StoredStates"]
@@ -20,7 +21,8 @@ class StoredStates:
     """
 
     def __init__(self, checkpoints: list[StateCheckpoint]) -> None:
-        self._checkpoints = checkpoints[::-1]  # they come newest first
+        # They come newest first; what was told inside changes no state.
+        self._checkpoints = [one for one in reversed(checkpoints) if not is_inside(one)]
         self._times = [one.timestamp for one in self._checkpoints]
         self.since = 0.0
 

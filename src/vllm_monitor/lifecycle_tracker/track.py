@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_monitor.lifecycle_tracker.absence import IDENTITY_KEY, identity_from
+from vllm_monitor.lifecycle_tracker.inside_facts import ENGINE_KEY
 from vllm_monitor.lifecycle_tracker.startup_timeline import StartupHistory
 from vllm_monitor.picture import ServerIdentity, StartupPhase
-from vllm_monitor.records import Condition, LifecycleState, StateCheckpoint
+from vllm_monitor.records import Condition, EngineNote, LifecycleState, StateCheckpoint
 
 __all__ = ["COUNTS_KEY", "Facts", "Track"]
 
 CHECKPOINTS_REMEMBERED = 200
+NOTES_WAITING = 1_000
 COUNTS_KEY = "counts"
 """Where a checkpoint keeps restarts, crashes and failures in a row."""
 
@@ -52,6 +54,8 @@ class Track:
     crash_facts: dict[str, Any] = field(default_factory=dict)
     history: StartupHistory = field(default_factory=StartupHistory)
     recent: deque[StateCheckpoint] = field(default_factory=lambda: deque(maxlen=CHECKPOINTS_REMEMBERED))
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    told_inside: deque[EngineNote] = field(default_factory=lambda: deque(maxlen=NOTES_WAITING))
     away_since: float | None = None
     resumed_at: float | None = None
 
@@ -74,6 +78,8 @@ class Track:
         track.since = track.busy_at = last.timestamp
         track.facts = Facts(last.arguments, last.environment, last.hardware_state)
         track.identity = identity_from(last.metadata.get(IDENTITY_KEY))
+        engine = last.metadata.get(ENGINE_KEY)
+        track.engine = engine if isinstance(engine, dict) else {}
         counts = last.metadata.get(COUNTS_KEY)
         if isinstance(counts, dict):
             track.restarts = int(counts.get("restarts", 0))
@@ -82,6 +88,10 @@ class Track:
         track.crash_facts = dict(last.error_context or {})
         track.away_since = max(last.timestamp, last_seen or last.timestamp)
         return track
+
+    def newest_at(self) -> float:
+        """Time of the newest checkpoint, in unix seconds: none that follows may be older."""
+        return self.recent[-1].timestamp if self.recent else 0.0
 
     def counts(self) -> dict[str, int]:
         """What a checkpoint keeps of the counts."""

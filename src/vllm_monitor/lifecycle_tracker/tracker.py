@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.lifecycle_tracker.absence import IDENTITY_KEY, changes_between, identity_values
+from vllm_monitor.lifecycle_tracker.checkpoint_store import CheckpointStore
 from vllm_monitor.lifecycle_tracker.evidence_states import PHASE_STATES, state_of
+from vllm_monitor.lifecycle_tracker.inside_facts import ENGINE_KEY, INSIDE_KEY
+from vllm_monitor.lifecycle_tracker.inside_steps import inside_steps
 from vllm_monitor.lifecycle_tracker.life_figures import LifeFigures
 from vllm_monitor.lifecycle_tracker.report import report_of
 from vllm_monitor.lifecycle_tracker.startup_timeline import METADATA_KEY, PhaseTiming, phase_seconds
+from vllm_monitor.lifecycle_tracker.step import Step
 from vllm_monitor.lifecycle_tracker.track import CHECKPOINTS_REMEMBERED, COUNTS_KEY, Facts, Track
 from vllm_monitor.lifecycle_tracker.transitions import (
     FAILED_STATES,
@@ -23,9 +27,9 @@ from vllm_monitor.lifecycle_tracker.transitions import (
     path,
 )
 from vllm_monitor.picture import LifeEvidence, ServerIdentity, StartupPhase
-from vllm_monitor.records import Condition, LifecycleState, StateCheckpoint, StateTransition
+from vllm_monitor.records import Condition, EngineNote, LifecycleState, StateCheckpoint, StateTransition
 
-__all__ = ["CheckpointStore", "LifecycleTracker", "Observed"]
+__all__ = ["LifecycleTracker", "Observed"]
 
 WELL_SECONDS = 60.0
 """A server that has run for so long is over its last failure."""
@@ -37,26 +41,6 @@ RESUME_WAIT_SECONDS = 10.0
 
 _STARTING = frozenset({*STARTUP_STATES, LifecycleState.RECOVERING})
 _AT_WORK = frozenset({Condition.OK, Condition.IDLE})
-
-
-class CheckpointStore(Protocol):
-    """What the tracker needs of the store."""
-
-    def save_checkpoint(self, checkpoint: StateCheckpoint) -> str:
-        """Store a checkpoint; durable on return."""
-        ...
-
-    def enqueue_checkpoint(self, checkpoint: StateCheckpoint) -> str:
-        """Hand a checkpoint to the writer without waiting; returns its id."""
-        ...
-
-    def get_checkpoints(self, *, limit: int = 100, target: str | None = None) -> list[StateCheckpoint]:
-        """Checkpoints, newest first."""
-        ...
-
-    def latest(self, *, target: str | None = None, metric_name: str | None = None) -> list[dict[str, Any]]:
-        """The newest sample of every series."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +58,6 @@ class Observed:
     checkpoints: tuple[StateCheckpoint, ...] = ()
     away_seconds: float | None = None
     meanwhile: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """What a checkpoint says beside the states."""
-
-    at: float
-    condition: Condition | None = None
-    reason: str = ""
-    values: Mapping[str, float] | None = None
-    guardrails: Sequence[str] = ()
-    interventions: Sequence[str] = ()
-    error_context: dict[str, Any] | None = None
-    metadata: Mapping[str, Any] | None = None
 
 
 class LifecycleTracker:
@@ -146,7 +116,7 @@ class LifecycleTracker:
         """
         with self._lock:
             track = self._track(target)
-            step = _Step(
+            step = Step(
                 at=now,
                 condition=evidence.condition,
                 reason=evidence.reason,
@@ -174,6 +144,38 @@ class LifecycleTracker:
                 if self._store is not None:
                     self._store.enqueue_checkpoint(checkpoint)
             return Observed(track.state or LifecycleState.NOT_STARTED, tuple(checkpoints), away, tuple(meanwhile))
+
+    def note_inside(self, target: str, now: float, notes: Sequence[EngineNote]) -> tuple[StateCheckpoint, ...]:
+        """Take in what the part inside a server told: a checkpoint for each fact, of the state that holds.
+
+        While no state is known, or it is not known yet what happened while the monitor was away, they wait.
+
+        Args:
+            target: The server's URL.
+            now: Unix seconds of the tick, before its :meth:`observe`.
+            notes: What was told since the tick before; what is in the story already is passed over.
+
+        Returns:
+            The checkpoints, oldest first.
+        """
+        with self._lock:
+            track = self._track(target)
+            track.told_inside.extend(notes)
+            checkpoints: list[StateCheckpoint] = []
+            for step in inside_steps(track, now):
+                state = track.state
+                assert state is not None  # noqa: S101  # there are no steps without one
+                checkpoints.append(self._checkpoint(track, target, state, state, step, condition=track.condition))
+            for checkpoint in checkpoints:
+                if self._store is not None:
+                    self._store.enqueue_checkpoint(checkpoint)
+            return tuple(checkpoints)
+
+    def last_inside(self, target: str, kinds: Collection[str]) -> Mapping[str, Any] | None:
+        """The newest fact of these kinds that the inside told, among the newest checkpoints."""
+        with self._lock:
+            told = (one.metadata.get(INSIDE_KEY) for one in reversed(self._track(target).recent))
+            return next((facts for facts in told if isinstance(facts, dict) and facts.get("kind") in kinds), None)
 
     def set_facts(self, target: str, facts: Facts) -> None:
         """Keep in the checkpoints from now on what a server was started with (redacted when stored)."""
@@ -227,8 +229,8 @@ class LifecycleTracker:
             track = self._track(target)
             track.facts = Facts(dict(arguments), dict(environment or {}), dict(hardware_info or {}))
             if track.state is LifecycleState.VALIDATING_ENVIRONMENT:
-                self._tell(track, target, LifecycleState.TERMINATED, _Step(at=self._clock.now()))
-            return self._tell(track, target, LifecycleState.VALIDATING_ENVIRONMENT, _Step(at=self._clock.now()))
+                self._tell(track, target, LifecycleState.TERMINATED, Step(at=self._clock.now()))
+            return self._tell(track, target, LifecycleState.VALIDATING_ENVIRONMENT, Step(at=self._clock.now()))
 
     def track_shutdown(
         self, reason: str = "normal", *, target: str = "", exit_code: int | None = None, is_crash: bool = False
@@ -248,11 +250,11 @@ class LifecycleTracker:
         with self._lock:
             track = self._track(target)
             if is_crash:
-                step = _Step(at=self._clock.now(), reason=reason, error_context=context)
+                step = Step(at=self._clock.now(), reason=reason, error_context=context)
                 track.crashes += 1
                 track.failures_in_a_row += 1
                 return self._tell(track, target, LifecycleState.CRITICAL_ERROR, step)
-            step = _Step(at=self._clock.now(), reason=reason, metadata={"shutdown": context})
+            step = Step(at=self._clock.now(), reason=reason, metadata={"shutdown": context})
             if track.state is not None and LifecycleState.SHUTTING_DOWN in TRANSITIONS[track.state]:
                 self._tell(track, target, LifecycleState.SHUTTING_DOWN, step)
             return self._tell(track, target, LifecycleState.TERMINATED, step)
@@ -283,7 +285,7 @@ class LifecycleTracker:
                 check_transition(before, new_state, transition_type)
             failed = new_state in FAILED_STATES
             facts = None if context is None else dict(context)
-            step = _Step(
+            step = Step(
                 at=self._clock.now(),
                 reason=str((context or {}).get("reason", "")),
                 error_context=facts if failed else None,
@@ -317,7 +319,7 @@ class LifecycleTracker:
             self._tracks[target] = track
         return track
 
-    def _tell(self, track: Track, target: str, state: LifecycleState, step: _Step) -> StateCheckpoint:
+    def _tell(self, track: Track, target: str, state: LifecycleState, step: Step) -> StateCheckpoint:
         track.away_since = None  # who tells us what happens was not away
         checkpoints = self._advance(track, target, state, step)
         if self._store is not None:
@@ -326,7 +328,7 @@ class LifecycleTracker:
         return checkpoints[-1]
 
     def _came_back(
-        self, track: Track, target: str, evidence: LifeEvidence, step: _Step
+        self, track: Track, target: str, evidence: LifeEvidence, step: Step
     ) -> tuple[float | None, list[str], StateCheckpoint | None]:
         """The first tick, after the monitor was away, that knows more than the last one before."""
         if track.away_since is None:
@@ -365,7 +367,7 @@ class LifecycleTracker:
             models=identity.models or before.models,
         )
 
-    def _startup_steps(self, track: Track, target: str, evidence: LifeEvidence, step: _Step) -> list[StateCheckpoint]:
+    def _startup_steps(self, track: Track, target: str, evidence: LifeEvidence, step: Step) -> list[StateCheckpoint]:
         """A checkpoint for each phase of a start that has begun since the last tick, with its own time."""
         starting = evidence.condition is Condition.STARTING
         if not (starting or track.state in STARTUP_STATES or track.state is LifecycleState.RECOVERING):
@@ -383,7 +385,7 @@ class LifecycleTracker:
             metadata: dict[str, Any] = {"phase": phase.value}
             if phase is StartupPhase.ACCEPTING:
                 metadata[METADATA_KEY] = phase_seconds(evidence.startup)
-            entered = replace(step, at=max(at, track.since), metadata=metadata)
+            entered = replace(step, at=max(at, track.since, track.newest_at()), metadata=metadata)
             if state is not track.state:
                 checkpoints += self._advance(track, target, state, entered)
         track.startup = dict(evidence.startup)
@@ -391,7 +393,7 @@ class LifecycleTracker:
             track.history.remember(checkpoint)
         return checkpoints
 
-    def _fail(self, track: Track, target: str, evidence: LifeEvidence, step: _Step) -> list[StateCheckpoint]:
+    def _fail(self, track: Track, target: str, evidence: LifeEvidence, step: Step) -> list[StateCheckpoint]:
         """Entering a failure, or learning more about one: the exit code and the log come after the death."""
         entering = track.state not in FAILED_STATES or track.state is LifecycleState.ERROR
         facts: dict[str, Any] = {} if entering else dict(track.crash_facts)
@@ -435,7 +437,7 @@ class LifecycleTracker:
         elif now - track.well_since >= WELL_SECONDS:
             track.failures_in_a_row = 0
 
-    def _advance(self, track: Track, target: str, state: LifecycleState, step: _Step) -> list[StateCheckpoint]:
+    def _advance(self, track: Track, target: str, state: LifecycleState, step: Step) -> list[StateCheckpoint]:
         """Enter a state, through those that must lie between."""
         before = track.state
         checkpoints = []
@@ -456,7 +458,7 @@ class LifecycleTracker:
         target: str,
         state: LifecycleState,
         previous: LifecycleState | None,
-        step: _Step,
+        step: Step,
         *,
         condition: Condition | None,
     ) -> StateCheckpoint:
@@ -465,6 +467,7 @@ class LifecycleTracker:
             **(step.metadata or {}),
             COUNTS_KEY: track.counts(),
             IDENTITY_KEY: identity_values(track.identity),
+            **({ENGINE_KEY: dict(track.engine)} if track.engine else {}),
         }
         checkpoint = StateCheckpoint(
             timestamp=step.at,

@@ -275,6 +275,8 @@ class Judge:
             return Judgement(Condition.PAUSED, "/is_paused says that generation is paused")
         if view.gauges.get("engine_awake", 1.0) == 0.0:
             return Judgement(Condition.PAUSED, "the sleep gauge says that the engine sleeps")
+        if view.api.is_paused is None and any(one.is_paused for one in view.inside):
+            return Judgement(Condition.PAUSED, "a lever inside the server has paused generation")
         return None
 
     def _silent(self, view: View) -> Judgement | None:

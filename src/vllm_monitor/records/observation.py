@@ -8,6 +8,7 @@ would see the future.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,7 +240,8 @@ class EngineNote:
 
     Args:
         timestamp: Unix seconds.
-        kind: ``engine_initialized``, ``stalled``, ``stall_over``, ``sleep``, ``rejected``, ``lever`` or ``end``.
+        kind: ``started``, ``engine_initialized``, ``application_ready``, ``stalled``, ``stall_over``, ``sleep``,
+            ``lever`` or ``end``; the monitor makes ``rejected`` and ``rejected_over`` of the counts.
         facts: What it said of it.
     """
 
@@ -262,6 +264,8 @@ class EngineObservation(_Timed):
         stalled_seconds: How long no step has come although requests are in flight; 0 while all is well.
         lost: Steps and lines that were lost inside, or on the way here, since that process began.
         faults: Faults of our own part inside, since that process began.
+        rejected: Requests refused before an engine saw them, by reason, since that process began.
+        is_paused: Whether a lever of ours has paused the engines; ``None`` until one was moved.
         requests: Requests that have finished.
         notes: Rare facts.
     """
@@ -275,6 +279,8 @@ class EngineObservation(_Timed):
     stalled_seconds: float = 0.0
     lost: int = 0
     faults: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    is_paused: bool | None = None
     requests: tuple[RequestSummary, ...] = ()
     notes: tuple[EngineNote, ...] = ()
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors import EngineSpool
-from vllm_monitor.core import InsideStories
+from vllm_monitor.core import InsideStories, inside_event
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 
@@ -59,6 +59,7 @@ class MonitoredEngine:
         self._folder = spool_dir
         self._clock = clock or SystemClock()
         self._spool = EngineSpool(target, [Path(spool_dir.name)])
+        self._target = target
         self._stories = InsideStories(
             target,
             store,
@@ -106,8 +107,9 @@ class MonitoredEngine:
             while told := self._spool.collect((os.getpid(),), self._clock.now()):
                 for observation in told:
                     self._stories.save(observation)
-            for event in self._stories.take_events():
-                if self.persistence_manager is not None:
+            for note in self._stories.take_notes():
+                event = inside_event(self._target, note)
+                if event is not None and self.persistence_manager is not None:
                     self.persistence_manager.enqueue_event(event)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.doctor.subjects import CPU_BUILD, GIB, levels, make_subject, model_of, run_check, the_only
 
-from vllm_monitor.doctor import Gpu, Gpus, Level, read_gpus
+from vllm_monitor.doctor import Gpu, Gpus, Level, gpu_reading, read_gpus
 
 
 def gpu(index: int, free_gib: int, **fields: Any) -> Gpu:
@@ -79,11 +79,17 @@ def failing(*_: object) -> None:
     raise NVMLError("GPU is lost")
 
 
-def test_gpus_are_read_with_their_holders() -> None:
+def test_gpus_are_read_with_their_holders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_reading, "_PIDS_OF_THE_HOST", Path("/proc/self/ns/pid").stat().st_ino)
     gpus = read_gpus(fake_nvml())
     assert gpus.devices == (Gpu(0, "GPU-1", "NVIDIA H100", 80 * GIB, 30 * GIB, {7: 50 * GIB, 8: None}),)
     assert (gpus.held_by(7), gpus.held_by(8), gpus.held_by(9)) == (50 * GIB, None, None)
     assert read_gpus(fake_nvml(nvmlDeviceGetComputeRunningProcesses=failing)).devices[0].holders == {}
+
+
+def test_within_a_container_no_process_is_blamed(tmp_path: Path) -> None:
+    for namespace in (tmp_path, tmp_path / "absent"):
+        assert read_gpus(fake_nvml(), namespace).devices[0].holders == {}
 
 
 @pytest.mark.parametrize("name", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])

@@ -58,7 +58,25 @@ def test_who_can_reach_it(host: str, is_open: bool) -> None:
     assert not parse_launch(["vllm", "serve", "m", "--host", host, "--uds", "/run/s"], {}).is_open_to_others
 
 
-@pytest.mark.parametrize("words", [["ls"], ["vllm", "bench"], [], ["A=1"], ["python", "x.py"]])
+def test_a_command_behind_wrappers() -> None:
+    for before in ("nice -n 19", "numactl --interleave=all", "env A=1 nohup", "A=1 timeout 5 taskset -c 0"):
+        launch = parse_launch([*before.split(), "vllm", "serve", "m", "--port", "81"], {})
+        assert (launch.arguments[0], launch.model, launch.port) == ("vllm", "m", 81)
+        assert launch.variables == ({"A": "1"} if "A=1" in before else {})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls"],
+        ["vllm", "bench"],
+        [],
+        ["A=1"],
+        ["python", "x.py"],
+        ["docker", "run", "i", "vllm", "serve"],
+        ["nice", "ls"],
+    ],
+)
 def test_a_command_that_starts_no_server_is_refused(words: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="starts no vLLM server"):
         parse_launch(words, {})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Gpu", "Gpus", "read_gpus"]
+
+_PIDS_OF_THE_HOST = 0xEFFFFFFC
+"""The kernel's number of the first namespace of process numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class Gpu:
         total_bytes: Memory.
         free_bytes: Memory that nobody holds.
         holders: Bytes by pid, of those processes that the driver tells of; ``None`` where it does not say how many.
+            Empty within a container, where its numbers mean other processes.
     """
 
     index: int
@@ -65,12 +70,14 @@ class Gpus:
         return tuple(found)
 
 
-def read_gpus(nvml: Any | None = None) -> Gpus:
+def read_gpus(nvml: Any | None = None, namespace: Path = Path("/proc/self/ns/pid")) -> Gpus:
     """Look at all GPUs; never raises.
 
     Args:
         nvml: A module that speaks the API of ``pynvml``; the installed one when left out.
+        namespace: Tells whether we number processes as the driver does: it does as the host, and not as a container.
     """
+    has_its_pids = _inode(namespace) == _PIDS_OF_THE_HOST
     if nvml is None:
         try:
             nvml = importlib.import_module("pynvml")
@@ -82,17 +89,24 @@ def read_gpus(nvml: Any | None = None) -> Gpus:
         return Gpus(failure=f"no GPU readings: {error}")
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return Gpus(tuple(_read(nvml, index, handle) for index, handle in enumerate(handles)))
+        return Gpus(tuple(_read(nvml, index, one, has_its_pids=has_its_pids) for index, one in enumerate(handles)))
     except nvml.NVMLError as error:
         return Gpus(failure=f"no GPU readings: {error}")
     finally:
         nvml.nvmlShutdown()
 
 
-def _read(nvml: Any, index: int, handle: Any) -> Gpu:
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _read(nvml: Any, index: int, handle: Any, *, has_its_pids: bool) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle) if has_its_pids else []
     except nvml.NVMLError:  # not told to everybody
         running = []
     return Gpu(

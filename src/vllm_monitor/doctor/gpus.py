@@ -59,7 +59,7 @@ def _too_full(subject: Subject, gpu: Gpu, parts: int) -> Iterator[Finding]:
     if gpu.free_bytes < wanted:
         message = (
             f"GPU {gpu.index} has {size(gpu.free_bytes)} of {size(gpu.total_bytes)} free, vLLM wants {size(wanted)}: "
-            f"it will not start. Held by: {held or 'processes that the driver does not tell of'}"
+            f"it will not start. Held by: {held or 'processes that cannot be told from here'}"
         )
         advice = "End what holds it (orphans above all), or lower --gpu-memory-utilization."
         yield Finding(_CHECK, Level.PROBLEM, message, advice, data=data)

@@ -17,7 +17,8 @@ __all__ = ["Launch", "interpreter_of_script", "parse_launch"]
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*\Z")
-_PREFIXES = frozenset({"env", "exec", "nohup"})
+_WRAPPERS = frozenset({"chrt", "env", "exec", "ionice", "nice", "nohup", "numactl", "setsid", "taskset", "timeout"})
+"""Programs that become, or start on this machine, what follows them; a container or another host is another matter."""
 _SHORT_NAMES = {
     "-tp": "--tensor-parallel-size",
     "-pp": "--pipeline-parallel-size",
@@ -33,7 +34,7 @@ class Launch:
     """How a server will be started.
 
     Args:
-        arguments: The command line without leading variables, as given. It may hold secrets.
+        arguments: The command line without variables and wrappers in front, as given. It may hold secrets.
         options: Options by name, without dashes; a flag without a value is ``True``. They may hold secrets.
         variables: What stands before the command: ``NAME=VALUE``.
         interpreter: The Python that will run it, when that can be told.
@@ -92,16 +93,20 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
     Raises:
         ConfigurationError: When it starts no vLLM server.
     """
-    rest, variables = list(words), {}
-    while rest and (rest[0] in _PREFIXES or _ASSIGNMENT.match(rest[0])):
-        name, is_assignment, value = rest.pop(0).partition("=")
+    rest, variables, is_wrapped = tuple(words), dict[str, str](), False
+    while rest and server_arguments(rest) is None:
+        is_assignment = _ASSIGNMENT.match(rest[0]) is not None
+        is_wrapped = is_wrapped or Path(rest[0]).name in _WRAPPERS
+        if not is_assignment and not is_wrapped:
+            break
         if is_assignment:
+            name, _, value = rest[0].partition("=")
             variables[name] = value
-    arguments = server_arguments(tuple(rest))
-    port = port_of_server_command(tuple(rest))
+        rest = rest[1:]
+    arguments, port = server_arguments(rest), port_of_server_command(rest)
     if arguments is None or port is None:
         raise ConfigurationError(
-            f"{' '.join(rest[:2]) or 'an empty command'} starts no vLLM server",
+            f"{' '.join(words[:2]) or 'an empty command'} starts no vLLM server",
             hint="write after -- what you will run, for example: vllm-monitor doctor -- vllm serve MODEL --port 8000",
         )
     program = shutil.which(rest[0], path=variables.get("PATH", environment.get("PATH")))
@@ -110,7 +115,7 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
         is_python = _PYTHON.match(Path(program).name) is not None
         interpreter = Path(program) if is_python else interpreter_of_script(Path(program))
     return Launch(
-        arguments=tuple(rest),
+        arguments=rest,
         options=_normalised(arguments_of([_SHORT_NAMES.get(word, word) for word in arguments])),
         variables=variables,
         interpreter=interpreter,

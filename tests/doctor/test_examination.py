@@ -51,6 +51,11 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
     assert not any(secret in said for secret in secrets)
 
 
+def test_a_key_that_is_a_word_leaves_the_words_alone(tmp_path: Path) -> None:
+    findings = examine(make_subject(f"vllm serve {tmp_path}/absent --api-key vllm", storage_dir=tmp_path))
+    assert "redacted" not in repr(findings)
+
+
 def test_a_fix_is_redacted_and_done(monkeypatch: pytest.MonkeyPatch) -> None:
     fix = Fix("remove t0ken-of-the-hub", lambda: FixResult(done=True, text="removed"))
     monkeypatch.setattr(examination, "CHECKS", {"a": lambda _: iter([Finding("a", Level.NOTE, "b", fix=fix)])})

@@ -30,6 +30,8 @@ def test_more_parallel_than_there_are_gpus() -> None:
     assert "wants 4 GPUs and 2 are visible" in the_only(found, Level.PROBLEM).message
     command = "CUDA_VISIBLE_DEVICES=GPU-1a vllm serve m -tp 2"
     assert "1 are visible" in the_only(run_check("gpus", make_subject(command, gpus=gpus)), Level.PROBLEM).message
+    command = "CUDA_VISIBLE_DEVICES=9,0 vllm serve m"  # CUDA stops at the first that it does not know
+    assert "0 are visible" in the_only(run_check("gpus", make_subject(command, gpus=gpus)), Level.PROBLEM).message
     command = "CUDA_VISIBLE_DEVICES=MIG-1 vllm serve m -tp 2"
     assert levels(run_check("gpus", make_subject(command, gpus=gpus))) == [Level.UNKNOWN]
 

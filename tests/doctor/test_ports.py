@@ -44,6 +44,16 @@ def test_a_free_port_stays_free() -> None:
         assert levels(run_check("port", make_subject(port=port))) == [Level.PROBLEM]
 
 
+def test_the_last_connections_of_a_server_that_has_ended_are_not_in_the_way() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = listener.accept()
+            accepted.close()  # who closes first keeps the port for a minute
+            assert client.recv(1) == b""
+    assert levels(run_check("port", make_subject(port=port))) == [Level.OK]
+
+
 def test_the_address_counts(taken_port: int) -> None:
     for host, level in (("127.0.0.1", Level.PROBLEM), ("127.0.0.2", Level.OK), ("203.0.113.7", Level.PROBLEM)):
         subject = make_subject(f"vllm serve m --host {host} --port {taken_port}")

@@ -20,7 +20,8 @@ from vllm_monitor.records import HappyPath
 
 __all__ = ["Machine", "Secrets", "Subject"]
 
-_LEAST_SECRET_LENGTH = 4
+_LEAST_SECRET_LENGTH = 8
+"""A key such as "vllm" or "EMPTY" is none, and hiding it would take ordinary words out of what is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Subject:
 
 
 class Secrets:
-    """What must not be said: values of secret options and variables.
+    """What must not be said: values of secret options and variables. A second wall: no check speaks of them.
 
     Args:
         subject: Where they are.

@@ -82,6 +82,12 @@ def test_a_command_that_starts_no_server_is_refused(words: list[str]) -> None:
         parse_launch(words, {})
 
 
+def test_a_refusal_shows_no_variable() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse_launch(["HF_TOKEN=s3cret", "env", "VLLM_API_KEY=s3cret", "ls"], {})
+    assert "s3cret" not in str(refusal.value)
+
+
 @given(st.integers(1, 10**6), st.sampled_from(["", "k", "K", "m", "M"]))
 def test_numbers_are_read_as_vllm_reads_them(number: int, suffix: str) -> None:
     factor = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}[suffix]

@@ -105,15 +105,16 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
         rest = rest[1:]
     arguments, port = server_arguments(rest), port_of_server_command(rest)
     if arguments is None or port is None:
+        program = next((word for word in words if not _ASSIGNMENT.match(word)), "an empty command")
         raise ConfigurationError(
-            f"{' '.join(words[:2]) or 'an empty command'} starts no vLLM server",
+            f"{program} starts no vLLM server",
             hint="write after -- what you will run, for example: vllm-monitor doctor -- vllm serve MODEL --port 8000",
         )
-    program = shutil.which(rest[0], path=variables.get("PATH", environment.get("PATH")))
+    found = shutil.which(rest[0], path=variables.get("PATH", environment.get("PATH")))
     interpreter = None
-    if program:
-        is_python = _PYTHON.match(Path(program).name) is not None
-        interpreter = Path(program) if is_python else interpreter_of_script(Path(program))
+    if found is not None:
+        is_python = _PYTHON.match(Path(found).name) is not None
+        interpreter = Path(found) if is_python else interpreter_of_script(Path(found))
     return Launch(
         arguments=rest,
         options=_normalised(arguments_of([_SHORT_NAMES.get(word, word) for word in arguments])),

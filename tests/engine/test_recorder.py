@@ -259,3 +259,17 @@ def test_the_first_request_may_take_its_time(tmp_path: Path) -> None:
     recorder = make(tmp_path, clock, in_flight=lambda: (1, clock.now - began))
     assert not stall_of(tmp_path, clock, recorder, 31.0)
     assert stall_of(tmp_path, clock, recorder, 31.0)
+
+
+def test_a_pause_is_no_stall_neither_while_it_holds_nor_when_it_ends(tmp_path: Path) -> None:
+    clock = Clock()
+    began = clock.now
+    recorder = make(tmp_path, clock, in_flight=lambda: (2, clock.now - began))
+    busy(recorder, clock)
+    recorder.standing["paused"] = 1
+    assert not stall_of(tmp_path, clock, recorder, 60.0)
+    recorder.standing["paused"] = 0
+    assert not stall_of(tmp_path, clock, recorder, 2.5), "it may take a moment to go on"
+    busy(recorder, clock)
+    assert not stall_of(tmp_path, clock, recorder, 2.5)
+    assert stall_of(tmp_path, clock, recorder, 1.5), "the pause has not made it patient"

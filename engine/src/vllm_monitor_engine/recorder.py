@@ -88,6 +88,8 @@ class Recorder:
         self._known_bounds: Mapping[str, Sequence[float]] | None = None
         self._heartbeats: dict[int | None, Heartbeat] = {}
         self._largest_gap_seconds = 0.0
+        self._in_flight_now = 0.0
+        self._oldest_seconds: float | None = None
         self._pending: deque[dict[str, Any]] = deque()
         self._pending_entries = 0
         self._wake = threading.Event()
@@ -150,18 +152,20 @@ class Recorder:
 
     def look(self) -> bool:
         """Whether something has to be told at once: that an engine stalls, or that it does so no longer."""
-        with contextlib.suppress(Exception):  # the next turn will meet it, and count it
-            in_flight, oldest = self._flying()
-            for change in self._beats(self._monotonic(), in_flight, oldest):
-                self.note(**change)
+        self._guarded(self._watch)
         return bool(self._notes)
 
     def turn(self, *, last: bool = False) -> None:
         """Count what has come and write it; a fault of ours is counted, and the next turn goes on."""
+        self._guarded(self._count)
+        self._guarded(self._watch)
+        self._guarded(lambda: self._tell(last))
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """Whatever fails in it, the server goes on, and so do we."""
         try:
-            self._count()
-            self._tell(last)
-        except Exception:  # whatever it is, the server goes on, and so do we
+            do()
+        except Exception:
             self.faults += 1
             if self.faults == 1:
                 with contextlib.suppress(Exception):
@@ -193,14 +197,11 @@ class Recorder:
 
     def _tell(self, last: bool) -> None:
         now = self._monotonic()
-        in_flight, oldest = self._flying()
-        for change in self._beats(now, in_flight, oldest):
-            self.note(**change)
         while self._notes:
             self._keep(self._notes.pop(0))
         if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS - CLOSE_SECONDS:
             self._last_totals_at = now
-            self._keep(self._totals(now, in_flight, oldest))
+            self._keep(self._totals(now))
         if self._pending:
             for _ in range(self._spool.write(self._pending)):
                 self._pending_entries -= _entries(self._pending.popleft())
@@ -213,24 +214,35 @@ class Recorder:
             _log.warning("vllm-monitor: what it sees cannot be written and waits in memory: %s", failure)
         self._complained = failure is not None
 
-    def _beats(self, now: float, in_flight: float, oldest: float | None) -> list[dict[str, Any]]:
-        """Of each engine, as it says itself what it has in flight, and of all, as this process knows it."""
+    def _watch(self) -> None:
+        """Look at each engine, as it says itself what it has in flight, and at all, as this process knows it."""
+        now = self._monotonic()
+        self._in_flight_now, self._oldest_seconds = self._flying()
+        is_paused = bool(self.standing.get("paused"))
         changes: list[dict[str, Any]] = []
         gaps = [0.0]
         for index, engine in self._engines.items():
+            if is_paused:
+                engine.excuse()
             gaps.append(engine.take_largest_gap())
             changes += self._heartbeat(index).look(
-                now, step_at=engine.last_at, in_flight=engine.in_flight, largest_gap_seconds=gaps[-1]
+                now,
+                step_at=engine.last_at,
+                in_flight=engine.in_flight,
+                largest_gap_seconds=gaps[-1],
+                is_excused=is_paused,
             )
         self._largest_gap_seconds = max(self._largest_gap_seconds, *gaps)
         changes += self._heartbeat(None).look(
             now,
             step_at=self._buffer.newest_at,
-            in_flight=in_flight,
-            oldest_seconds=oldest,
+            in_flight=self._in_flight_now,
+            oldest_seconds=self._oldest_seconds,
             largest_gap_seconds=max(gaps),
+            is_excused=is_paused,
         )
-        return changes
+        for change in changes:
+            self.note(**change)
 
     def _heartbeat(self, engine: int | None) -> Heartbeat:
         return self._heartbeats.setdefault(engine, Heartbeat(self._settings.stall_seconds, engine))
@@ -253,7 +265,7 @@ class Recorder:
             self._pending_entries -= lost
             self.lost_lines += lost
 
-    def _totals(self, now: float, in_flight: float, oldest: float | None) -> dict[str, Any]:
+    def _totals(self, now: float) -> dict[str, Any]:
         step_at = self._buffer.newest_at
         gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
         return {
@@ -262,10 +274,12 @@ class Recorder:
             "engines": {str(index): engine.as_json() for index, engine in sorted(self._engines.items())},
             "rejected": self.rejections.as_json(),
             **self.standing,
-            "in_flight": in_flight,
-            "oldest_request_seconds": None if oldest is None else round(oldest, 3),
+            "in_flight": self._in_flight_now,
+            "oldest_request_seconds": None if self._oldest_seconds is None else round(self._oldest_seconds, 3),
             "step_age_seconds": None if step_at is None else round(now - step_at, 3),
-            "stalled_seconds": round(max(one.stalled_seconds(now) for one in self._heartbeats.values()), 3),
+            "stalled_seconds": round(
+                max((one.stalled_seconds(now) for one in self._heartbeats.values()), default=0.0), 3
+            ),
             "largest_step_gap_seconds": round(gap, 6),
             "lost_steps": self._buffer.lost,
             "lost_lines": self.lost_lines,

@@ -273,3 +273,15 @@ def test_a_pause_is_no_stall_neither_while_it_holds_nor_when_it_ends(tmp_path: P
     busy(recorder, clock)
     assert not stall_of(tmp_path, clock, recorder, 2.5)
     assert stall_of(tmp_path, clock, recorder, 1.5), "the pause has not made it patient"
+
+
+def test_what_is_absent_in_one_step_is_counted_in_the_next(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    without = scheduler()
+    without.prefix_cache_stats = None
+    recorder.record(0, without, None)
+    recorder.turn()
+    recorder.record(0, scheduler(), iteration())
+    recorder.turn(last=True)
+    (*_, line) = told(tmp_path, "totals")
+    assert line["engines"]["0"]["counters"]["prefix_cache_hits"] == 4

@@ -119,9 +119,8 @@ def test_requests_and_histograms_are_those_of_client_and_server(
         page = server.get("/metrics")
     (shown,) = json.loads(run("status", "--json", "--storage-dir", tmp_path / "store").stdout)["targets"]
     assert (shown["requests"]["count"], shown["requests"]["output_tokens"]) == (31, 31 * 16)
-    assert shown["requests"]["prompt_tokens"] == float(
-        re.findall(r"^vllm:prompt_tokens_total\S* (\S+)$", page, re.MULTILINE)[0]
-    )
+    (prompt_tokens,) = re.findall(r"^vllm:prompt_tokens_total\S* (\S+)$", page, re.MULTILINE)
+    assert shown["requests"]["prompt_tokens"] == float(prompt_tokens)
     with PersistenceManager(store) as kept:
         requests = [one for one in kept.get_requests(limit=None, target=server.url) if one.finish_reason == "length"]
         assert len(requests) == 31

@@ -9,7 +9,14 @@ from hypothesis import settings
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What steers the tests themselves; every other VLLMMON_ variable is a setting of the monitor.
 TEST_CONTROLS = frozenset(
-    {"VLLMMON_CACHE_DIR", "VLLMMON_NO_VLLM", "VLLMMON_REQUIRE_SERVICES", "VLLMMON_SHARED", "VLLMMON_VLLM_PYTHON"}
+    {
+        "VLLMMON_CACHE_DIR",
+        "VLLMMON_NO_VLLM",
+        "VLLMMON_REQUIRE_SERVICES",
+        "VLLMMON_SHARED",
+        "VLLMMON_UPDATE_COMPATIBILITY",
+        "VLLMMON_VLLM_PYTHON",
+    }
 )
 
 settings.register_profile("local", deadline=None)

@@ -92,14 +92,26 @@ def ensure(version: str = DEFAULT_VERSION) -> VllmEnvironment:
         return VllmEnvironment(venv.python, _ensure_model(venv.python, version), version)
 
 
-def server_command(env: VllmEnvironment, port: int, extra_args: Sequence[str] = ()) -> list[str]:
-    """The command that serves the tiny model on this port of the loopback interface."""
+def server_command(
+    env: VllmEnvironment, port: int, extra_args: Sequence[str] = (), *, as_command: bool = False
+) -> list[str]:
+    """The command that serves the tiny model on this port of the loopback interface.
+
+    Args:
+        env: The environment that serves.
+        port: On which.
+        extra_args: Further arguments for vLLM.
+        as_command: As ``vllm serve`` does it, which alone starts several API servers. The CPU build needs
+            :func:`command_metadata` for it.
+    """
+    model = str(env.model_dir)
+    module = ["vllm.entrypoints.cli.main", "serve", model]
     command = [
         str(env.python),
         "-m",
-        "vllm.entrypoints.openai.api_server",
-    ]  # the CPU build has no `vllm serve`
-    command += ["--model", str(env.model_dir), "--host", "127.0.0.1", "--port", str(port)]
+        *(module if as_command else ["vllm.entrypoints.openai.api_server", "--model", model]),
+    ]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", "1024", "--enforce-eager", "--dtype", "bfloat16"]
     return [*command, *extra_args]
 
@@ -126,6 +138,19 @@ def ensure_plugin() -> Path:
             command = [sys.executable, "-m", "pip", "install", *options, "--target", str(half_made), str(PLUGIN)]
             _run(command, cache_dir() / "plugin.log")
             half_made.rename(folder)
+    return folder
+
+
+def command_metadata(version: str, folder: Path) -> Path:
+    """Make the metadata by which ``vllm serve`` finds its own version: the CPU build goes by another name.
+
+    Args:
+        version: Version of vLLM.
+        folder: A folder of its own, for the server's ``PYTHONPATH``; returned.
+    """
+    metadata = folder / f"vllm-{version}+cpu.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
     return folder
 
 

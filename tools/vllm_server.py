@@ -20,7 +20,7 @@ import psutil
 from vllm_env import VllmEnvironment, server_command, server_environment
 
 START_LIMIT_SECONDS = 400.0
-PROCESS_TITLES = {"engine": "VLLM::EngineCore", "worker": "VLLM::Worker"}
+PROCESS_TITLES = {"engine": "VLLM::EngineCore", "worker": "VLLM::Worker", "api_server": "VLLM::APIServer"}
 LOG_TAIL_LINES = 60
 
 
@@ -41,6 +41,7 @@ class VllmServer:
         port: Where it listens; a free one unless it takes the place of another.
         plugin: Folder with the part inside the server (``vllm_env.ensure_plugin``); none by default.
         variables: Further environment variables.
+        as_command: Start it as ``vllm serve`` does.
         cpus: Cores that it and all its processes may use; any by default. Its busy loops let whoever shares a core
             with them wait, for seconds when there are few cores.
     """
@@ -55,6 +56,7 @@ class VllmServer:
         port: int | None = None,
         plugin: Path | None = None,
         variables: Mapping[str, str] | None = None,
+        as_command: bool = False,
         cpus: Collection[int] | None = None,
     ) -> None:
         self.port = _free_port() if port is None else port
@@ -63,7 +65,7 @@ class VllmServer:
         self.log_file = log_file
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                server_command(env, self.port, extra_args),
+                server_command(env, self.port, extra_args, as_command=as_command),
                 env={
                     **server_environment(env, development_routes=development_routes, plugin=plugin),
                     **(variables or {}),
@@ -127,11 +129,14 @@ class VllmServer:
         """The process of a role: ``api``, ``engine`` or ``worker``."""
         if role == "api":
             return psutil.Process(self.pid)
-        for process in self._session():
-            if _title(process).startswith(PROCESS_TITLES[role]):
-                return process
+        for process in self.processes(role):
+            return process
         msg = f"this server has no {role} process (any more)"
         raise LookupError(msg)
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """All its processes of a role: ``engine`` or ``worker``, or ``api_server`` where it has several."""
+        return [process for process in self._session() if _title(process).startswith(PROCESS_TITLES[role])]
 
     def stop(self) -> None:
         """Kill everything the server started, frozen or orphaned; returns when it is gone."""

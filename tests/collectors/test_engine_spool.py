@@ -205,6 +205,32 @@ def test_two_api_servers_of_one_server_are_kept_apart(tmp_path: Path) -> None:
     assert sorted(ids(seen)) == ["a", "b"]
 
 
+def test_each_api_server_keeps_its_number_whoever_is_found_first(tmp_path: Path) -> None:
+    second = Inside(tmp_path, f"{os.getpid()}-77-1", api_server=1, api_servers=2)
+    second.serve("b")
+    spool = spool_of(URL, [tmp_path])
+    seen = read(spool)
+    first = Inside(tmp_path, f"{os.getpid()}-78-1", api_server=0, api_servers=2)
+    first.serve("a")
+    seen += read(spool)
+    assert [(one.api_server, ids([one])) for one in seen] == [("1", ["b"]), ("0", ["a"])]
+    read_until = {one.api_server: one.timestamp for one in seen}
+    again = spool_of(URL, [tmp_path], read_until)
+    assert not read(again)
+    second.serve("d")
+    assert [(one.api_server, ids([one])) for one in read(again)] == [("1", ["d"])]
+
+
+def test_what_was_stored_to_the_millisecond_is_not_read_again(tmp_path: Path) -> None:
+    inside = Inside(tmp_path)
+    inside.now = 1_000.000_9
+    inside.serve("a")
+    (one,) = read(spool_of(URL, [tmp_path]))
+    stored_at = int(one.timestamp * 1_000) / 1_000
+    assert stored_at < one.timestamp
+    assert not read(spool_of(URL, [tmp_path], {"0": stored_at}))
+
+
 def test_a_server_that_was_restarted_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     before = dead_pid()
     Inside(tmp_path, f"{before}-5-1", pid=before).serve("a")

@@ -134,6 +134,18 @@ def test_abort_by_id_and_by_age() -> None:
     play(story)
 
 
+def test_abort_by_the_id_that_the_client_of_a_completion_was_told() -> None:
+    async def story() -> None:
+        client = Client()
+        for name in ("cmpl-ab-0", "cmpl-ab-1", "cmpl-abc-0", "chatcmpl-ab-0"):
+            client.add(name, 900.0)
+        levers = make(client)
+        assert (await levers.abort(ids=["cmpl-ab"]))["aborted"] == ["cmpl-ab-0-x", "cmpl-ab-1-x"]
+        assert (await levers.abort(ids=["chatcmpl-ab"]))["asked"] == 0, "that is the id of no chat"
+
+    play(story)
+
+
 def test_what_a_version_has_not_is_said() -> None:
     async def story() -> None:
         levers = make(SimpleNamespace())

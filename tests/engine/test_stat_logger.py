@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from tests.engine.steps import finished, iteration, scheduler
-from tests.waiting import wait_until
 
 MODULE = "vllm_monitor_engine.stat_logger"
 
@@ -128,8 +127,8 @@ def test_sleep_is_told_by_name(
 
 
 def test_of_several_recorders_in_a_process_one_tells_of_its_gate(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = load(monkeypatch, StatLoggerBase=Base)
-    loggers = [kind(CONFIG, index) for index in range(2)]
+    kind = load(monkeypatch, StatLoggerBase=Base, AggregateStatLoggerBase=Aggregate)
+    loggers = [kind(CONFIG, [0]) for _ in range(2)]
     for logger in loggers:
         logger._recorder.stop()
     last = [json.loads(file.read_text().splitlines()[-1]) for file in sorted(spool.glob("*.spool"))]
@@ -137,13 +136,26 @@ def test_of_several_recorders_in_a_process_one_tells_of_its_gate(spool: Path, mo
 
 
 def test_one_object_for_each_engine_where_there_is_no_other(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share a recorder: each of them alone would tell of all requests in flight."""
     kind = load(monkeypatch, StatLoggerBase=Base)
-    first, second = kind(CONFIG, 0), kind(CONFIG, 1)
-    second.record(scheduler(), iteration(finished("b")), engine_idx=1)
-    wait_until(lambda: any(line["kind"] == "requests" for line in told(spool)), "the request")
-    assert len(list(spool.glob("*.spool"))) == 2
-    first._recorder.stop()
-    second._recorder.stop()
+    config = SimpleNamespace()
+    loggers = [kind(config, 0), kind(config, 1)]
+    for logger in loggers:
+        logger.log_engine_initialized()
+    loggers[0].record(scheduler(), iteration(finished("a")), engine_idx=0)
+    loggers[1].record(scheduler(), iteration(finished("b")))
+    loggers[1].record(scheduler(), iteration(finished("c")), engine_idx=1)
+    loggers[0]._recorder.stop()
+    assert len(list(spool.glob("*.spool"))) == 1
+    lines = told(spool)
+    requests = {(name, line["engine"]) for line in lines if line["kind"] == "requests" for name in line["id"]}
+    assert requests == {("a", 0), ("b", 1), ("c", 1)}
+    last = [line for line in lines if line["kind"] == "totals"][-1]
+    assert {index: one["counters"]["steps"] for index, one in last["engines"].items()} == {"0": 1, "1": 2}
+    assert len([line for line in lines if line["kind"] == "engine_initialized"]) == 1
+    other = kind(SimpleNamespace(), 0)
+    other._recorder.stop()
+    assert len(list(spool.glob("*.spool"))) == 2, "the client of another engine has its own"
 
 
 def test_a_vllm_without_loggers_is_an_import_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,10 +46,3 @@ def vllm_server(
     """One real server per module, with the development routes."""
     with VllmServer(vllm_environment, tmp_path_factory.mktemp("vllm") / "server.log") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def versioned_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """One real server per version that the module asks for."""
-    with VllmServer(ensure_vllm(request.param), tmp_path_factory.mktemp("vllm") / "server.log") as server:
-        yield server

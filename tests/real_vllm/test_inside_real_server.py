@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -13,95 +12,57 @@ import statistics
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.running import run
+from tests.real_vllm.clients import complete, completion, crowd, lever, refused, stream
+from tests.real_vllm.compatibility import (
+    BUCKET,
+    HISTOGRAMS,
+    PHASES,
+    QUEUE_REJECTIONS,
+    Hooks,
+    check_row,
+    hooks_of,
+    observe,
+    plugin_server,
+)
 from tests.waiting import wait_until
 
 import vllm_env
+from vllm_load import LoadGenerator
 from vllm_monitor.core import MonitorConfig, VLLMMonitor
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import Severity
 from vllm_server import VllmServer
 
-QUEUE_REJECTIONS = re.compile(
-    r'^vllm:admission_rejections_total\{.*reason="max_num_queued_reqs".*\} (\S+)$', re.MULTILINE
-)
-BUCKET = re.compile(r'^vllm:(\w+_seconds)_bucket\{.*le="([^"]+)".*\} (\S+)$', re.MULTILINE)
-PHASES = ("process_started", "engine_client", "engine_initialized", "application_built", "application_ready")
-HISTOGRAMS = (
-    "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
-    "e2e_request_latency_seconds",
-    "request_queue_time_seconds",
-    "request_prefill_time_seconds",
-    "request_decode_time_seconds",
-)
+WARM_UP_SECONDS = 15.0
+LOAD_SECONDS = 60.0
+MOST_GROWTH_MIB = 4.0
 
 
 @pytest.fixture(scope="module")
-def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("inside") / "spool"
+def hooks(vllm_environment: vllm_env.VllmEnvironment) -> Hooks:
+    return hooks_of(vllm_environment)
 
 
 @pytest.fixture(scope="module")
-def server(
-    vllm_environment: vllm_env.VllmEnvironment, spool: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VllmServer]:
-    with VllmServer(
-        vllm_environment,
-        tmp_path_factory.mktemp("vllm") / "server.log",
-        development_routes=False,
-        plugin=vllm_env.ensure_plugin(),
-        variables={
-            "VLLMMON_ENABLED": "1",
-            "VLLMMON_SPOOL_DIR": str(spool),
-            "VLLM_PLUGINS": "vllm_monitor,vllm_monitor_levers",
-        },
-    ) as started:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inside")
+
+
+@pytest.fixture(scope="module")
+def spool(folder: Path) -> Path:
+    return folder / "spool"
+
+
+@pytest.fixture(scope="module")
+def server(vllm_environment: vllm_env.VllmEnvironment, hooks: Hooks, folder: Path) -> Iterator[VllmServer]:
+    with plugin_server(vllm_environment, hooks, folder) as started:
         yield started
-
-
-def complete(server: VllmServer, number: int, tokens: int = 16) -> tuple[float, int, str]:
-    """Stream one completion: seconds to its first token, its tokens, and the id that the client is told."""
-    body = {
-        "model": server.model,
-        "prompt": f"{number} " * 8,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    request = post(f"{server.url}/v1/completions", body)
-    first, used, name, began = None, 0, "", time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # likewise
-        for line in answer:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            name = chunk["id"]
-            if chunk["choices"] and first is None:
-                first = time.perf_counter() - began
-            if chunk.get("usage"):
-                used = chunk["usage"]["completion_tokens"]
-    assert first is not None
-    return first, used, name
-
-
-def post(url: str, body: Any) -> urllib.request.Request:
-    data = None if body is None else json.dumps(body).encode()
-    return urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  # our own http:// URL
-
-
-def lever(server: VllmServer, path: str, body: Any = None) -> dict[str, Any]:
-    with urllib.request.urlopen(post(f"{server.url}/v1/vllm-monitor/{path}", body), timeout=30) as answer:  # noqa: S310
-        found: dict[str, Any] = json.load(answer)
-    return found
 
 
 def test_requests_and_histograms_are_those_of_client_and_server(
@@ -171,79 +132,55 @@ def test_a_frozen_engine_is_told_within_five_seconds(server: VllmServer, spool: 
         wait_until(lambda: any(kind == "inside_stall_over" for _, kind in events), "its end", 10)
 
 
-def test_levers_work_without_development_routes(server: VllmServer) -> None:
-    status = lever(server, "status")
-    assert {"pause", "resume", "abort", "reset_prefix_cache", "admission_limit"} <= set(status["levers"])
-    assert status["is_paused"] is False
-    assert lever(server, "pause", {"mode": "keep", "for_seconds": 2})["is_paused"]
-    assert lever(server, "status")["is_paused"]
-    wait_until(lambda: not lever(server, "status")["is_paused"], "that the pause ends by itself", 5)
-    assert lever(server, "admission-limit", {"limit": 0, "for_seconds": 60})["done"]
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        complete(server, 1)
-    with refused.value as answer:
-        assert answer.code == 503
-        assert answer.headers["Retry-After"] == "1"
-    assert lever(server, "admission-limit", {"limit": None})["before"] == 0
-    complete(server, 1)
-    assert lever(server, "reset-prefix-cache", {})["done"]
+def test_all_of_it_works_as_the_table_says(
+    server: VllmServer, hooks: Hooks, spool: Path, tmp_path: Path, vllm_environment: vllm_env.VllmEnvironment
+) -> None:
+    check_row(vllm_environment.version, observe(server, hooks, spool, tmp_path))
 
 
-def test_requests_are_found_ended_and_refused_one_by_one(server: VllmServer) -> None:
+def test_memory_is_flat_under_load(server: VllmServer, spool: Path) -> None:
+    """The first third of the load against the last one: what is kept for each step or request would show."""
+    api = server.process("api")
+    resident: list[int] = []
+    with LoadGenerator(server.url, server.model, requests_per_second=4.0, max_tokens=(8, 32)) as load:
+        time.sleep(WARM_UP_SECONDS)
+        ends_at = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < ends_at:
+            resident.append(api.memory_info().rss)
+            time.sleep(0.5)
+        counts = load.stop()
+    third = len(resident) // 3
+    before, after = (statistics.median(part) / 2**20 for part in (resident[:third], resident[-third:]))
+    print(f"{before:.1f} MiB, then {after:.1f} MiB; {counts}")
+    assert counts.ok > LOAD_SECONDS
+    assert after - before < MOST_GROWTH_MIB
+    totals = [line for file in spool.iterdir() for line in file.read_text().splitlines() if '"kind":"totals"' in line]
+    last = json.loads(totals[-1])
+    assert last["lost_steps"] == last["lost_lines"] == last["faults"] == 0
+
+
+def test_requests_are_found_and_ended_by_age_and_one_client_is_held_back(server: VllmServer) -> None:
     with long_request(server) as told:
         (one,) = lever(server, "requests")["requests"]
-        assert told.id.startswith(one["id"]) or one["id"].startswith(told.id)
         assert one["age_seconds"] < 30
         assert lever(server, "admission-limit", {"limit": 10, "client_limit": 1, "for_seconds": 60})["done"]
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            complete(server, 2)
-        assert json.load(refused.value)["error"]["message"].startswith("This client has too many")
-        assert lever(server, "abort", {"ids": [told.id]})["aborted"] == [one["internal_id"]]
-    assert told.finish_reason == "abort"
-    assert told.tokens < 900
-    with long_request(server):
+        refused(server, 2)
+        lever(server, "admission-limit", {"limit": None})
         assert lever(server, "abort", {"older_than_seconds": 60})["asked"] == 0
-        time.sleep(0.1)
         by_age = lever(server, "abort", {"older_than_seconds": 0.05})
         assert (by_age["asked"], len(by_age["aborted"])) == (1, 1)
-    lever(server, "admission-limit", {"limit": None})
-    prompt = f"{3} " * 8
-    digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
-    assert lever(server, "refuse-prompt", {"prompt_hash": digest, "for_seconds": 2})["done"]
-    with pytest.raises(urllib.error.HTTPError, match="503"):
-        complete(server, 3)
-    complete(server, 4)
-    time.sleep(2.0)
-    complete(server, 3)
-
-
-@dataclass
-class Told:
-    """What a client was told of its request."""
-
-    id: str = ""
-    tokens: int = 0
-    finish_reason: str | None = None
+    assert told[-1]["choices"][0]["finish_reason"] == "abort"
+    assert len(told) < 900
 
 
 @contextlib.contextmanager
-def long_request(server: VllmServer) -> Iterator[Told]:
+def long_request(server: VllmServer) -> Iterator[list[dict[str, Any]]]:
     """A request of 900 tokens, streamed; the block begins with its first, and when it ends so has the request."""
-    body = {"model": server.model, "prompt": "on", "max_tokens": 900, "ignore_eos": True, "stream": True}
-    told, begun = Told(), threading.Event()
-
-    def read() -> None:
-        with urllib.request.urlopen(post(f"{server.url}/v1/completions", body), timeout=60) as answer:  # noqa: S310
-            for line in answer:
-                if line.startswith(b"data: {"):
-                    chunk = json.loads(line[6:])
-                    told.id, told.tokens = chunk["id"], told.tokens + 1
-                    told.finish_reason = chunk["choices"][0]["finish_reason"]
-                    begun.set()
-
-    client = threading.Thread(target=read)
+    told: list[dict[str, Any]] = []
+    body = {**completion(server, 1, 900), "stream_options": None}
+    client = threading.Thread(target=lambda: told.extend(stream(server, body)))
     client.start()
-    assert begun.wait(30)
+    wait_until(lambda: told, "its first token", 30)
     yield told
     client.join()
 
@@ -258,27 +195,6 @@ def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:
     for one in checkpoints:
         print(one.timestamp, one.state, one.condition, one.metadata.get("inside", {}).get("words", one.reason))
     return [{**one.metadata["inside"], "metrics": one.metrics} for one in checkpoints if "inside" in one.metadata]
-
-
-def refused(server: VllmServer) -> None:
-    with pytest.raises(urllib.error.HTTPError) as answer:
-        complete(server, 1)
-    with answer.value as error:
-        assert (error.code, error.headers["Retry-After"]) == (503, "1")
-
-
-def crowd(server: VllmServer, clients: int) -> None:
-    """So many requests at once; some of them are refused."""
-
-    def ask() -> None:
-        with contextlib.suppress(OSError, AssertionError, KeyError):
-            complete(server, 1)
-
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def one_life(

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["config_facts", "config_fingerprint", "kv_facts"]
+__all__ = ["asked", "config_facts", "config_fingerprint", "kv_facts"]
 
 CONFIG_FACTS = {
     "model_config": (
@@ -56,9 +56,9 @@ def config_facts(vllm_config: Any, vllm_version: str | None = None) -> dict[str,
     """
     facts: dict[str, Any] = {} if vllm_version is None else {"vllm_version": vllm_version}
     for section, names in CONFIG_FACTS.items():
-        source = _asked(vllm_config, section)
+        source = asked(vllm_config, section)
         for name in names:
-            value = _plain(_asked(source, name))
+            value = _plain(asked(source, name))
             if value is not None:
                 prefix = section.removesuffix("_config")
                 full = f"{prefix}_{name}" if name in AMBIGUOUS and prefix != name else name
@@ -78,16 +78,17 @@ def kv_facts(vllm_config: Any) -> dict[str, int]:
     ``kv_capacity_tokens`` are blocks times their size: of all engines of this client. A model with several kinds of
     layers holds fewer; ``kv_engine_tokens`` is what vLLM itself says of one engine, where it does.
     """
-    cache = _asked(vllm_config, "cache_config")
-    blocks, size = _count(_asked(cache, "num_gpu_blocks")), _count(_asked(cache, "block_size"))
+    cache = asked(vllm_config, "cache_config")
+    blocks, size = _count(asked(cache, "num_gpu_blocks")), _count(asked(cache, "block_size"))
     facts = {"num_gpu_blocks": blocks, "block_size": size, "kv_capacity_tokens": None}
     if blocks is not None and size is not None:
         facts["kv_capacity_tokens"] = blocks * size
-    facts["kv_engine_tokens"] = _count(_asked(cache, "kv_cache_size_tokens"))
+    facts["kv_engine_tokens"] = _count(asked(cache, "kv_cache_size_tokens"))
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _asked(source: Any, name: str) -> Any:
+def asked(source: Any, name: str) -> Any:
+    """An attribute; ``None`` where there is none, or none that can be read. Never raises."""
     try:
         return getattr(source, name, None)
     except Exception:  # whatever it is that cannot be asked

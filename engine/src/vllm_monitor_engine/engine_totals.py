@@ -64,14 +64,21 @@ REQUEST_HISTOGRAMS = {
 }
 
 
+OLD_SECONDS = 2.0
+"""What a scheduler said longer ago says nothing, where others are told what it says now."""
+
+
 class EngineTotals:
     """Counters, histograms and latest figures of one engine. Not thread-safe.
 
     Args:
         bounds: Upper bounds of each histogram, by the name of the server's own metric without its prefix.
+        is_part: Whether other processes see further steps of this engine. What it counts then adds up with theirs. What
+            its scheduler says of the whole is told to one of them at each step: so it is neither told on, which would
+            double it, nor is anything judged by it.
     """
 
-    def __init__(self, bounds: Mapping[str, Sequence[float]] | None = None) -> None:
+    def __init__(self, bounds: Mapping[str, Sequence[float]] | None = None, *, is_part: bool = False) -> None:
         known = {**DEFAULT_BOUNDS, **(bounds or {})}
         self._schedulers = ColumnReader(SCHEDULER_PATHS)
         self._iterations = ColumnReader(ITERATION_PATHS)
@@ -82,7 +89,9 @@ class EngineTotals:
         self.histograms = {name: Histogram(known[name]) for name in DEFAULT_BOUNDS}
         self._largest_gap_seconds = 0.0
         self.last_at: float | None = None
+        self._scheduled_at: float | None = None
         self._was_busy = False
+        self._is_part = is_part
 
     @property
     def faults(self) -> int:
@@ -91,16 +100,22 @@ class EngineTotals:
 
     def add(self, steps: Sequence[Step]) -> dict[str, Sequence[Any]]:
         """Count steps, oldest first; returns the requests that finished with them, as columns."""
-        self.counters["steps"] += len(steps)
         times, _, schedulers, iterations = zip(*steps, strict=True)
+        of_steps = [at for at, one in zip(times, schedulers, strict=True) if one is not None]
+        # Of several API servers that get something out of a step, one is told what its scheduler says.
+        self.counters["steps"] += len(of_steps) if self._is_part else len(steps)
+        self._scheduled_at = of_steps[-1] if of_steps else self._scheduled_at
         scheduled = self._schedulers.read([one for one in schedulers if one is not None])
-        self._look_for_gaps(times, schedulers, scheduled)
         for name in GAUGES:
             newest = numbers_of(scheduled[name][-1:])
             if newest:
                 self.gauges[name] = newest[0]
         self._count(SCHEDULER_COUNTERS, scheduled)
         done = self._iterations.read([one for one in iterations if one is not None])
+        if self._is_part:
+            self._look_for_own_gaps(times, iterations, done["inter_token_latency_seconds"])
+        else:
+            self._look_for_gaps(times, schedulers, scheduled)
         self._count(ITERATION_COUNTERS, done)
         for name in ITERATION_HISTOGRAMS:
             self.histograms[name].observe(flat(done[name]))
@@ -124,9 +139,29 @@ class EngineTotals:
             if scheduler is not None:
                 self._was_busy = next(busy)
 
+    def _look_for_own_gaps(self, times: Sequence[float], iterations: Sequence[Any], latencies: Sequence[Any]) -> None:
+        """Note the largest time between two steps through which a request of this process was being served."""
+        between = iter(latencies)
+        for at, iteration in zip(times, iterations, strict=True):
+            served = max(numbers_of(flat([next(between)])), default=0.0) if iteration is not None else 0.0
+            if self.last_at is not None:
+                self._largest_gap_seconds = max(self._largest_gap_seconds, min(at - self.last_at, served))
+            self.last_at = at
+
+    def fresh_gauges(self, now: float) -> dict[str, float]:
+        """What the engine's scheduler last said, as far as that can still be so.
+
+        Args:
+            now: Seconds of the monotonic clock.
+        """
+        is_old = self._is_part and (self._scheduled_at is None or now - self._scheduled_at > OLD_SECONDS)
+        return {} if is_old else dict(self.gauges)
+
     @property
     def in_flight(self) -> float:
-        """Requests running and waiting, as the engine last said; 0 when it never did."""
+        """Requests running and waiting, as the engine last said; 0 when it never did, or said so of others' too."""
+        if self._is_part:
+            return 0.0
         return sum(self.gauges.get(name, 0) for name in IN_FLIGHT_GAUGES)
 
     def take_largest_gap(self) -> float:
@@ -142,7 +177,7 @@ class EngineTotals:
         """All of it as JSON values."""
         return {
             "counters": self.counters,
-            "gauges": self.gauges,
+            "gauges": {} if self._is_part else self.gauges,
             "finished": self.finished,
             "histograms": {name: one.as_json() for name, one in self.histograms.items() if any(one.counts)},
         }

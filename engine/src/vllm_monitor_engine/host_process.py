@@ -24,15 +24,24 @@ __all__ = ["current_recorder", "open_recorder", "spool_name"]
 _log = logging.getLogger("vllm.vllm_monitor_engine")
 _lock = threading.Lock()
 _recorder: Recorder | None = None
+_config: Any = None
 _spools = 0
 
 
-def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | None:
+def open_recorder(vllm_config: Any, engine_indexes: list[int], *, is_one_of_several: bool = False) -> Recorder | None:
     """The recorder for an engine client that is being made, started; ``None`` when nothing is to be recorded.
 
     Never raises: without it the server works as it always did.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        engine_indexes: The engines of this client, or the one that is asked for.
+        is_one_of_several: Whether it is asked for once for each engine: they share one, or each would tell of all the
+            requests in flight, and take the work of the other engines for none.
     """
-    global _recorder
+    global _config, _recorder
+    if is_one_of_several and _recorder is not None and _config is vllm_config:
+        return _recorder
     try:
         settings = EngineSettings.from_environment()
         if not settings.enabled:
@@ -50,6 +59,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
             rejections=Rejections(lambda: gate_state().refused if current_recorder() is recorder else {}),
             other_faults=lambda: gate_state().faults if current_recorder() is recorder else 0,
             startup=StartupPhases(header, vllm_config),
+            shares_engines=header.get("api_servers", 1) > 1,
         )
         recorder.start()
         atexit.register(recorder.stop)
@@ -58,7 +68,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int]) -> Recorder | Non
         with contextlib.suppress(Exception):
             _log.warning("vllm-monitor: cannot record inside this server, which goes on without it", exc_info=True)
         return None
-    _recorder = recorder
+    _recorder, _config = recorder, vllm_config
     return recorder
 
 

@@ -337,9 +337,13 @@ class Levers:
 
 
 def _names_of(request: dict[str, Any]) -> set[str]:
-    """All by which a request is known: its client is not told that its prompt is the first of several."""
-    told, _, place = request["id"].rpartition("-")
-    return {request["id"], request["internal_id"], *([told] if place.isdecimal() else [])}
+    """By what a request may be called.
+
+    Of a completion vLLM makes one request for each prompt, and tells the client what stands before their numbers.
+    """
+    whole, _, number = request["id"].rpartition("-")
+    told = {whole} if whole.startswith("cmpl-") and number.isdecimal() else set()
+    return {request["id"], request["internal_id"], *told}
 
 
 async def _abort(client: Any, names: list[str]) -> None:

@@ -57,6 +57,9 @@ class Recorder:
         rejections: Requests that were refused.
         startup: When the server reached which phase of its start.
         other_faults: Gives the faults of ours that somebody else has counted.
+        shares_engines: Whether other API servers, in processes of their own, use the same engines. Then this one sees
+            a part of the steps, and cannot tell alone that an engine stalls: what it waits for is told, and judged by
+            whoever sees all of them.
 
     Attributes:
         standing: What holds at the moment, told with all totals: ``paused``, 0 or 1, where it is known.
@@ -74,6 +77,7 @@ class Recorder:
         rejections: Rejections | None = None,
         startup: StartupPhases | None = None,
         other_faults: Callable[[], int] = int,
+        shares_engines: bool = False,
     ) -> None:
         self.rejections = rejections if rejections is not None else Rejections()
         self.startup = startup if startup is not None else StartupPhases(wall=wall)
@@ -83,6 +87,7 @@ class Recorder:
         self._bounds = bounds
         self._in_flight = in_flight
         self._other_faults = other_faults
+        self._shares_engines = shares_engines
         self._wall = wall
         self._monotonic = monotonic
         self._buffer = StepBuffer(settings.buffer_steps)
@@ -125,7 +130,8 @@ class Recorder:
 
     def load(self) -> tuple[float, float]:
         """Requests waiting, and how full the fullest KV cache is, as the engines last said."""
-        gauges = [dict(engine.gauges) for engine in list(self._engines.values())]
+        now = self._monotonic()
+        gauges = [engine.fresh_gauges(now) for engine in list(self._engines.values())]
         waiting = sum(one.get("num_requests_waiting", 0.0) + one.get("num_requests_deferred", 0.0) for one in gauges)
         return waiting, max((one.get("kv_cache_usage_perc", 0.0) for one in gauges), default=0.0)
 
@@ -200,7 +206,7 @@ class Recorder:
                     self._known_bounds = self._bounds()
                 except Exception:
                     self._known_bounds = {}
-            totals = self._engines[index] = EngineTotals(self._known_bounds)
+            totals = self._engines[index] = EngineTotals(self._known_bounds, is_part=self._shares_engines)
         return totals
 
     def _tell(self, last: bool) -> None:
@@ -252,6 +258,8 @@ class Recorder:
             largest_gap_seconds=max(gaps),
             is_excused=is_paused,
         )
+        if self._shares_engines:
+            return
         for change in changes:
             self.note(**change)
 

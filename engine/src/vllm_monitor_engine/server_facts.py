@@ -11,9 +11,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vllm_monitor_engine.config_facts import config_facts, config_fingerprint, kv_facts
+from vllm_monitor_engine.config_facts import asked, config_facts, config_fingerprint, kv_facts
 
-__all__ = ["find_in_flight", "in_flight_of", "process_start_time", "server_bounds", "server_header"]
+__all__ = [
+    "api_server_facts",
+    "find_in_flight",
+    "in_flight_of",
+    "process_start_time",
+    "server_bounds",
+    "server_header",
+]
 
 PREFIX = "vllm:"
 FRAMES_SEARCHED = 12
@@ -32,6 +39,7 @@ def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]
         "pid": os.getpid(),
         "process_started": process_start_time(os.getpid()),
         "engines": list(engine_indexes),
+        **api_server_facts(vllm_config),
         "port": _port(sys.argv),
         "vllm_version": version,
         "model": str(served[0] if isinstance(served, list) and served else served or ""),
@@ -39,6 +47,17 @@ def server_header(vllm_config: Any, engine_indexes: list[int]) -> dict[str, Any]
         "config_fingerprint": config_fingerprint(config),
         **kv_facts(vllm_config),
     }
+
+
+def api_server_facts(vllm_config: Any) -> dict[str, int]:
+    """Which one of how many API servers of the same engines this is; empty where that is not known. Never raises.
+
+    vLLM gives what a scheduler says to only one of them per step, so that each knows a part of it.
+    """
+    parallel = asked(vllm_config, "parallel_config")
+    rank, count = (asked(parallel, name) for name in ("_api_process_rank", "_api_process_count"))
+    known = all(isinstance(one, int) and not isinstance(one, bool) for one in (rank, count))
+    return {"api_server": rank, "api_servers": count} if known and 0 <= rank < count else {}
 
 
 def process_start_time(pid: int) -> int | None:

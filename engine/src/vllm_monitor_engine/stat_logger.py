@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm.v1.metrics import loggers
 
-from vllm_monitor_engine.host_process import open_recorder
+from vllm_monitor_engine.host_process import current_recorder, open_recorder
 from vllm_monitor_engine.recorder import Recorder
 
 __all__ = ["MonitorStatLogger"]
@@ -47,16 +47,25 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
         **further: Any,
     ) -> None:
         del further
-        indexes = engine_indexes if isinstance(engine_indexes, list) else [engine_indexes or engine_index]
+        is_for_all = isinstance(engine_indexes, list)
+        self._engine = 0 if is_for_all else engine_indexes or engine_index
         self._calls_to_timed = TIMED_EVERY
-        self._recorder = recorder if recorder is not None else open_recorder(vllm_config, indexes)
+        before = current_recorder()
+        self._recorder = (
+            recorder
+            if recorder is not None
+            else open_recorder(
+                vllm_config, engine_indexes if is_for_all else [self._engine], is_one_of_several=not is_for_all
+            )
+        )
+        self._tells_of_process = self._recorder is not before
 
     def record(
         self,
         scheduler_stats: Any = None,
         iteration_stats: Any = None,
         mm_cache_stats: Any = None,
-        engine_idx: int = 0,
+        engine_idx: int | None = None,
         *further: Any,
         **options: Any,
     ) -> None:
@@ -66,6 +75,8 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
             recorder = self._recorder
             if recorder is None:
                 return
+            if engine_idx is None:
+                engine_idx = self._engine
             self._calls_to_timed -= 1
             if self._calls_to_timed:
                 recorder.record(engine_idx, scheduler_stats, iteration_stats)
@@ -80,7 +91,7 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
     def record_sleep_state(self, *state: Any, **named: Any) -> None:
         """An engine fell asleep or woke up."""
         try:
-            if self._recorder is not None:
+            if self._recorder is not None and self._tells_of_process:
                 self._recorder.note("sleep", **_sleep_facts(state, named))
         except Exception:  # likewise
             self._failed()
@@ -97,7 +108,7 @@ class MonitorStatLogger(_Base):  # type: ignore[misc]  # what it is depends on t
     def log_engine_initialized(self) -> None:
         """The engine is ready to take requests."""
         try:
-            if self._recorder is not None:
+            if self._recorder is not None and self._tells_of_process:
                 self._recorder.note("engine_initialized", **self._recorder.startup.reach("engine_initialized"))
         except Exception:  # likewise
             self._failed()

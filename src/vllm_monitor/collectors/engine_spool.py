@@ -19,6 +19,7 @@ from typing import Any
 
 from vllm_monitor.collectors.engine_header import started_note
 from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
+from vllm_monitor.collectors.shared_engines import SharedEngines
 from vllm_monitor.collectors.targets import normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import EngineNote, EngineObservation, RequestSummary
@@ -30,7 +31,9 @@ _FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 """Read at once of one spool: some ten minutes of a busy server, so that a long absence is made up for bit by bit."""
 _MOST_HEADER_BYTES = 1 << 16
-_STORED_FOR_SURE_SECONDS = 10.0
+_STORED_TO_SECONDS = 0.001
+"""The store keeps times in milliseconds; lines are written at least fifty apart."""
+_MOST_API_SERVERS = 10_000
 
 
 def default_spool_dir(user: int | None = None) -> Path:
@@ -54,6 +57,7 @@ class _Process:
     requests: list[RequestSummary] = field(default_factory=list)
     notes: list[EngineNote] = field(default_factory=list)
     ended: bool = False
+    shares_engines: bool = False
 
 
 class EngineSpool:
@@ -79,6 +83,7 @@ class EngineSpool:
         self._folders = tuple(folders)
         self._read_until = dict(read_until or {})
         self._processes: dict[str, _Process] = {}
+        self._shared = SharedEngines()
         self._foreign: dict[Path, frozenset[int]] = {}  # with which processes of ours it was found to be foreign
 
     def collect(self, pids: Collection[int], now: float, *, is_local: bool = True) -> list[EngineObservation]:
@@ -103,7 +108,9 @@ class EngineSpool:
             del self._processes[spool]
         listed = {path for paths in segments.values() for path in paths.values()}
         self._foreign = {path: known for path, known in self._foreign.items() if path in listed}
-        return sorted(found, key=lambda one: one.timestamp)
+        sharing = {one.api_server for one in self._processes.values() if one.shares_engines}
+        found.sort(key=lambda one: one.timestamp)
+        return [self._shared.judge(one) if one.api_server in sharing else one for one in found]
 
     def _adopt(
         self,
@@ -126,11 +133,15 @@ class EngineSpool:
             return None
         self._foreign.pop(path, None)
         taken = {one.api_server for one in self._processes.values() if not one.ended and _is_alive(one.pid)}
-        slot = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
+        # Of several API servers each has a number of its own, which stays the same whoever is found first.
+        numbers = (header.get("api_server"), *range(len(taken) + 1))
+        slot = next(str(one) for one in numbers if _is_number_of_server(one) and str(one) not in taken)
         pid, model = header.get("pid"), header.get("model")
         process = _Process(
             spool, pid if isinstance(pid, int) else 0, slot, model if isinstance(model, str) else "", first
         )
+        count = header.get("api_servers")
+        process.shares_engines = isinstance(count, int) and count > 1
         started = started_note(header)
         if started is not None:
             process.notes.append(started)
@@ -203,7 +214,7 @@ class EngineSpool:
     def _observation(self, process: _Process, line: dict[str, Any], at: float) -> EngineObservation | None:
         requests, process.requests = tuple(process.requests), []
         notes, process.notes = tuple(process.notes), []
-        if at <= self._read_until.get(process.api_server, 0.0):
+        if at <= self._read_until.get(process.api_server, 0.0) + _STORED_TO_SECONDS:
             return None  # an earlier watch has stored it
         layout, values = samples_of({**line, "missing_lines": process.missing}, process.api_server)
         figures = {
@@ -227,6 +238,10 @@ class EngineSpool:
             requests=requests,
             notes=notes,
         )
+
+
+def _is_number_of_server(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_API_SERVERS
 
 
 def _figure(value: Any) -> float:

@@ -13,7 +13,7 @@ from vllm_monitor.core.stored_states import StoredStates
 from vllm_monitor.lifecycle_tracker import LifecycleTracker
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.picture import LifeEvidence
-from vllm_monitor.records import Condition, EngineNote, Layout, LifecycleState, Series
+from vllm_monitor.records import Condition, EngineNote, Layout, LifecycleState, RequestSummary, Series
 
 TARGET = "http://one:8000"
 JUDGED = LifeEvidence(condition=Condition.IDLE, reason="no work")
@@ -59,3 +59,33 @@ def test_a_fact_of_the_inside_does_not_begin_a_state_anew(tmp_path: Path) -> Non
         states = StoredStates(store.get_checkpoints())
     state, _, figures = states.at(judged_at + 100.0)
     assert (state, figures["state_seconds"]) == (LifecycleState.SERVING, 100.0)
+
+
+def test_status_sums_up_the_requests_that_were_told(tmp_path: Path) -> None:
+    judged_at = fill(tmp_path)
+    now = SystemClock().now()
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
+        store.save_scrape(Layout([Series("a")]), array("d", [1.0]), timestamp=judged_at, target=TARGET)
+        for number in range(20):
+            store.save_request_summary(
+                RequestSummary(
+                    timestamp=now - 60 + number,
+                    finish_reason="abort" if number == 3 else "length",
+                    prompt_tokens=10,
+                    output_tokens=100,
+                    time_to_first_token_seconds=0.01 * (number + 1),
+                    met_objective=number != 3,
+                    target=TARGET,
+                    metadata={"server_request_id": f"cmpl-{number}"},
+                )
+            )
+        store.save_request_summary(RequestSummary(timestamp=now - 100_000, output_tokens=7, target=TARGET))
+    (entry,) = json.loads(run("status", "--json", "--storage-dir", tmp_path).stdout)["targets"]
+    seen = entry["requests"]
+    assert (seen["count"], seen["prompt_tokens"], seen["output_tokens"]) == (20, 200, 2_000)
+    assert seen["finish_reasons"] == {"length": 19, "abort": 1}
+    assert seen["met_objective_ratio"] == 0.95
+    assert (seen["time_to_first_token_p50_seconds"], seen["queue_p50_seconds"]) == (0.11, None)
+    assert seen["newest"]["server_request_id"] == "cmpl-19"
+    printed = run("status", "--storage-dir", tmp_path).stdout
+    assert "length 19, abort 1" in " ".join(printed.split())

@@ -14,6 +14,7 @@ SHELL_BLOCKS = blocks_of_all("sh", "console")
 FOREIGN_OPTIONS = {
     "--disable-log-stats",  # vLLM
     "--enable-server-load-tracking",  # vLLM
+    "--gpu-memory-utilization",  # vLLM
     "--middleware",  # vLLM
     "--pid",  # py-spy
     "--strict",  # mypy

@@ -35,3 +35,15 @@ def test_what_is_wrong_is_passed_over_and_told() -> None:
 def test_the_folder_is_this_users_own() -> None:
     assert default_spool_dir(lambda: 1234).name == "vllm-monitor-1234"
     assert EngineSettings.from_environment({"VLLMMON_SPOOL_DIR": "/run/x"}).spool_dir == Path("/run/x")
+
+
+def test_limits_of_the_gate_are_read_and_what_is_wrong_is_no_limit() -> None:
+    good = {"VLLMMON_ADMISSION_LIMIT": "64", "VLLMMON_CLIENT_LIMIT": "0", "VLLMMON_REFUSED_PROMPTS": f"{'AB' * 32},"}
+    settings = EngineSettings.from_environment(good)
+    assert (settings.admission_limit, settings.client_limit) == (64, 0)
+    assert settings.refused_prompts == ("ab" * 32,)
+    assert settings.complaints == ()
+    for wrong in ("-1", "many", "1.5", "9" * 30, "\u0663"):
+        settings = EngineSettings.from_environment({"VLLMMON_ADMISSION_LIMIT": wrong, "VLLMMON_REFUSED_PROMPTS": wrong})
+        assert (settings.admission_limit, settings.refused_prompts) == (None, ())
+        assert len(settings.complaints) == 2

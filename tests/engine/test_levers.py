@@ -15,6 +15,7 @@ from vllm_monitor_engine.admission import AimdLimit, AimdSettings
 from vllm_monitor_engine.levers import LeverError, Levers
 from vllm_monitor_engine.middleware import Gate, GateState, prompt_hash
 from vllm_monitor_engine.routes import MOUNT_PATH, Routes
+from vllm_monitor_engine.settings import EngineSettings
 
 
 class Client:
@@ -155,6 +156,23 @@ def test_what_a_version_has_not_is_said() -> None:
         assert caught.value.status == 501
 
     play(story)
+
+
+def test_where_no_lever_says_otherwise_the_operators_limits_hold() -> None:
+    async def scenario() -> None:
+        gate = GateState(EngineSettings(admission_limit=9, client_limit=4, refused_prompts=("a" * 64,)))
+        levers = Levers(Client(), gate)
+        assert (gate.limit, gate.client_limit) == (9, 4)
+        await levers.set_admission_limit(5, 0.1)
+        assert (gate.limit, gate.client_limit) == (5, 4)
+        await asyncio.sleep(0.3)
+        assert (gate.limit, gate.client_limit) == (9, 4)
+        await levers.set_admission_limit(5, 60)
+        await levers.set_admission_limit(None)
+        assert (gate.limit, gate.client_limit) == (9, 4)
+        assert gate.refused_prompts["a" * 64] > 1e300
+
+    asyncio.run(scenario())
 
 
 def test_a_limit_ends_by_itself_and_can_be_taken_away() -> None:

@@ -259,3 +259,29 @@ def test_the_first_request_may_take_its_time(tmp_path: Path) -> None:
     recorder = make(tmp_path, clock, in_flight=lambda: (1, clock.now - began))
     assert not stall_of(tmp_path, clock, recorder, 31.0)
     assert stall_of(tmp_path, clock, recorder, 31.0)
+
+
+def test_a_pause_is_no_stall_neither_while_it_holds_nor_when_it_ends(tmp_path: Path) -> None:
+    clock = Clock()
+    began = clock.now
+    recorder = make(tmp_path, clock, in_flight=lambda: (2, clock.now - began))
+    busy(recorder, clock)
+    recorder.standing["paused"] = 1
+    assert not stall_of(tmp_path, clock, recorder, 60.0)
+    recorder.standing["paused"] = 0
+    assert not stall_of(tmp_path, clock, recorder, 2.5), "it may take a moment to go on"
+    busy(recorder, clock)
+    assert not stall_of(tmp_path, clock, recorder, 2.5)
+    assert stall_of(tmp_path, clock, recorder, 1.5), "the pause has not made it patient"
+
+
+def test_what_is_absent_in_one_step_is_counted_in_the_next(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    without = scheduler()
+    without.prefix_cache_stats = None
+    recorder.record(0, without, None)
+    recorder.turn()
+    recorder.record(0, scheduler(), iteration())
+    recorder.turn(last=True)
+    (*_, line) = told(tmp_path, "totals")
+    assert line["engines"]["0"]["counters"]["prefix_cache_hits"] == 4

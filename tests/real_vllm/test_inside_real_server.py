@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.real_vllm.clients import complete, crowd, lever, refused
+from tests.cli.running import run
+from tests.real_vllm.clients import complete, completion, crowd, lever, refused, stream
 from tests.real_vllm.compatibility import (
     BUCKET,
     HISTOGRAMS,
@@ -77,6 +78,10 @@ def test_requests_and_histograms_are_those_of_client_and_server(
             time.sleep(0.2)
         time.sleep(3.0)
         page = server.get("/metrics")
+    (shown,) = json.loads(run("status", "--json", "--storage-dir", tmp_path / "store").stdout)["targets"]
+    assert (shown["requests"]["count"], shown["requests"]["output_tokens"]) == (31, 31 * 16)
+    (prompt_tokens,) = re.findall(r"^vllm:prompt_tokens_total\S* (\S+)$", page, re.MULTILINE)
+    assert shown["requests"]["prompt_tokens"] == float(prompt_tokens)
     with PersistenceManager(store) as kept:
         requests = [one for one in kept.get_requests(limit=None, target=server.url) if one.finish_reason == "length"]
         assert len(requests) == 31
@@ -152,6 +157,32 @@ def test_memory_is_flat_under_load(server: VllmServer, spool: Path) -> None:
     totals = [line for file in spool.iterdir() for line in file.read_text().splitlines() if '"kind":"totals"' in line]
     last = json.loads(totals[-1])
     assert last["lost_steps"] == last["lost_lines"] == last["faults"] == 0
+
+
+def test_requests_are_found_and_ended_by_age_and_one_client_is_held_back(server: VllmServer) -> None:
+    with long_request(server) as told:
+        (one,) = lever(server, "requests")["requests"]
+        assert one["age_seconds"] < 30
+        assert lever(server, "admission-limit", {"limit": 10, "client_limit": 1, "for_seconds": 60})["done"]
+        refused(server, 2)
+        lever(server, "admission-limit", {"limit": None})
+        assert lever(server, "abort", {"older_than_seconds": 60})["asked"] == 0
+        by_age = lever(server, "abort", {"older_than_seconds": 0.05})
+        assert (by_age["asked"], len(by_age["aborted"])) == (1, 1)
+    assert told[-1]["choices"][0]["finish_reason"] == "abort"
+    assert len(told) < 900
+
+
+@contextlib.contextmanager
+def long_request(server: VllmServer) -> Iterator[list[dict[str, Any]]]:
+    """A request of 900 tokens, streamed; the block begins with its first, and when it ends so has the request."""
+    told: list[dict[str, Any]] = []
+    body = {**completion(server, 1, 900), "stream_options": None}
+    client = threading.Thread(target=lambda: told.extend(stream(server, body)))
+    client.start()
+    wait_until(lambda: told, "its first token", 30)
+    yield told
+    client.join()
 
 
 def inside(store: PersistenceConfig, target: str) -> list[dict[str, Any]]:

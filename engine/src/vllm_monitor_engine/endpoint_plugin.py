@@ -63,10 +63,14 @@ def _has_gate(app: Any) -> bool:
 
 def _note(kind: str, **facts: Any) -> None:
     recorder = current_recorder()
-    if recorder is not None:
-        recorder.note(kind, **facts)
+    if recorder is None:
+        return
+    try:
         if kind == "lever" and facts.get("lever") in ("pause", "resume"):
             recorder.standing["paused"] = int(bool(facts.get("done")) == (facts["lever"] == "pause"))
+        recorder.note(kind, **facts)
+    except Exception:  # what was done is done, told or not
+        recorder.faults += 1
 
 
 def _reached(phase: str) -> None:

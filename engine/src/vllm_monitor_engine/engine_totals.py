@@ -169,6 +169,10 @@ class EngineTotals:
         gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
         return gap
 
+    def excuse(self) -> None:
+        """The time until the next step is no gap: the engine is paused."""
+        self._was_busy = False
+
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
         return {

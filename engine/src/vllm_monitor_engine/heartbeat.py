@@ -28,6 +28,7 @@ class Heartbeat:
         self._usual_gap_seconds = 0.0
         self._stepped = False
         self._waiting_since: float | None = None
+        self._excused_until = float("-inf")
         self._told = False
 
     def look(
@@ -38,6 +39,7 @@ class Heartbeat:
         in_flight: float,
         oldest_seconds: float | None = None,
         largest_gap_seconds: float = 0.0,
+        is_excused: bool = False,
     ) -> list[dict[str, Any]]:
         """What has changed, as facts to note: the engine stalls, or it does so no longer.
 
@@ -47,16 +49,19 @@ class Heartbeat:
             in_flight: Requests given to it and not got back whole.
             oldest_seconds: Age of the oldest of them, where it is known.
             largest_gap_seconds: Largest gap between two steps, with requests in flight, since the look before.
+            is_excused: Whether it is paused: then it takes no steps, and waiting begins when it is so no longer.
         """
         self._stepped = self._stepped or step_at is not None
-        if in_flight <= 0:
+        if is_excused:
+            self._excused_until = now
+        if in_flight <= 0 or is_excused:
             self._waiting_since = None
         else:
             # Without ages it is only known that they are in flight now; waiting begins when that is first seen.
             begun = now if self._waiting_since is None else self._waiting_since
             if oldest_seconds is not None:
                 begun = now - oldest_seconds
-            self._waiting_since = begun if step_at is None else max(begun, step_at)
+            self._waiting_since = max(begun, self._excused_until, begun if step_at is None else step_at)
         stalled = self.stalled_seconds(now) > 0
         if not (stalled or self._told):  # the gap that a stall leaves is not a usual one
             self._usual_gap_seconds = max(largest_gap_seconds, GAP_FORGOTTEN * self._usual_gap_seconds)

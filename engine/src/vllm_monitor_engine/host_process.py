@@ -57,6 +57,7 @@ def open_recorder(vllm_config: Any, engine_indexes: list[int], *, is_one_of_seve
             in_flight=find_in_flight(time.time),
             # One gate for all recorders of a process: the newest tells of it, so that nothing is counted twice.
             rejections=Rejections(lambda: gate_state().refused if current_recorder() is recorder else {}),
+            other_faults=lambda: gate_state().faults if current_recorder() is recorder else 0,
             startup=StartupPhases(header, vllm_config),
             shares_engines=header.get("api_servers", 1) > 1,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -179,9 +180,10 @@ class Levers:
         """Take no more than so many generation requests at once, for a while.
 
         Args:
-            limit: How many; ``None`` takes the limit away. Where it is to be adaptive, where it begins.
-            for_seconds: When it is taken away by itself.
-            client_limit: How many of one client address.
+            limit: How many; ``None`` for as many as the operator chose before the start. Where it is to be adaptive,
+                where it begins.
+            for_seconds: When this ends by itself.
+            client_limit: How many of one client address, likewise.
             adaptive: Whether it is moved by what is measured, see :class:`~vllm_monitor_engine.admission.AimdLimit`.
         """
         before = self._gate.limit
@@ -192,14 +194,18 @@ class Levers:
                 raise LeverError(f"a limit is a whole number from 0, or null, not {value!r}")
         seconds = _seconds(for_seconds)
         self._stop_adapting()
-        self._gate.limit, self._gate.client_limit = limit, client_limit
+        self._gate.reset_limits()
+        if limit is not None:
+            self._gate.limit = limit
+        if client_limit is not None:
+            self._gate.client_limit = client_limit
         if limit is None and client_limit is None:
             self._forget_end("admission_limit")
         else:
             self._end_after("admission_limit", seconds, self._lift)
         if adaptive and limit is not None:
             self._adaptive = asyncio.get_running_loop().create_task(self._adapt(limit))
-        self._told("admission_limit", limit=-1 if limit is None else limit, adaptive=adaptive, done=True)
+        self._told_limit(adaptive=adaptive)
         return {"done": True, "before": before, "admission_limit": self._gate.limit, "is_adaptive": adaptive}
 
     def refuse_prompt(self, digest: str, for_seconds: float = 600.0) -> dict[str, Any]:
@@ -219,21 +225,28 @@ class Levers:
 
     async def _adapt(self, start: int) -> None:
         aimd = AimdLimit(AimdSettings(), start)
-        ends: list[tuple[float, int]] = []
+        ends: deque[tuple[float, int]] = deque()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = self._monotonic()
-            ends = [(at, ended) for at, ended in ends if now - at <= SERVED_SECONDS]
-            ends.append((now, self._gate.ended))
-            seconds, served = now - ends[0][0], self._gate.ended - ends[0][1]
-            waiting, kv_ratio = self._load()
-            self._gate.limit = aimd.look(
-                now,
-                in_flight=self._gate.in_flight,
-                waiting=max(waiting, self._prefilling()),
-                served_per_second=served / seconds if seconds > 0 else 0.0,
-                kv_ratio=kv_ratio,
-            )
+            try:
+                self._gate.limit = self._next_limit(aimd, ends)
+            except Exception:  # the limit stays as it is until the next look
+                self._gate.faults += 1
+
+    def _next_limit(self, aimd: AimdLimit, ends: deque[tuple[float, int]]) -> int:
+        now = self._monotonic()
+        ends.append((now, self._gate.ended))
+        while now - ends[0][0] > SERVED_SECONDS:
+            ends.popleft()
+        seconds, served = now - ends[0][0], self._gate.ended - ends[0][1]
+        waiting, kv_ratio = self._load()
+        return aimd.look(
+            now,
+            in_flight=self._gate.in_flight,
+            waiting=max(waiting, self._prefilling()),
+            served_per_second=served / seconds if seconds > 0 else 0.0,
+            kv_ratio=kv_ratio,
+        )
 
     def _prefilling(self) -> int:
         """Requests that have not got their first token: those that the engines do not know yet are among them."""
@@ -241,8 +254,8 @@ class Levers:
 
     async def _lift(self) -> None:
         self._stop_adapting()
-        self._gate.limit = self._gate.client_limit = None
-        self._told("admission_limit", limit=-1, adaptive=False, done=True)
+        self._gate.reset_limits()
+        self._told_limit(adaptive=False)
 
     def _stop_adapting(self) -> None:
         if self._adaptive is not None:
@@ -262,7 +275,7 @@ class Levers:
         async def wait() -> None:
             await asyncio.sleep(seconds)
             while True:  # whoever holds something back must not stay away for ever
-                with contextlib.suppress(LeverError):
+                with contextlib.suppress(Exception):
                     await end()
                     break
                 await asyncio.sleep(CALL_SECONDS)
@@ -314,6 +327,10 @@ class Levers:
             ) from None
         except Exception as error:
             raise LeverError(f"the {what} failed: {error}", 502) from error
+
+    def _told_limit(self, *, adaptive: bool) -> None:
+        limit = self._gate.limit
+        self._told("admission_limit", limit=-1 if limit is None else limit, adaptive=adaptive, done=True)
 
     def _told(self, lever: str, **facts: Any) -> None:
         self._note("lever", lever=lever, **facts)

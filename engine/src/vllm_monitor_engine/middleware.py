@@ -1,6 +1,7 @@
 """A gate before the server: counts requests in flight, and refuses what is too much before anything of it is read.
 
-Pure ASGI, for ``--middleware vllm_monitor_engine.middleware.Gate`` or as the endpoint plugin puts it in. What is
+Pure ASGI, for ``--middleware vllm_monitor_engine.middleware.Gate``, with limits from ``VLLMMON_*`` variables, or as the
+endpoint plugin puts it in, with levers. What is
 refused gets status 503 with ``Retry-After``, as load balancers and clients expect. What is no generation passes.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from vllm_monitor_engine.settings import EngineSettings
 
 __all__ = ["Gate", "GateState", "gate_state", "prompt_hash"]
 
@@ -36,23 +40,34 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 class GateState:
     """What the gate of this process lets through. For the event loop, except where it is only read.
 
+    Args:
+        settings: What the operator chose before the start: it holds where no lever says otherwise.
+
     Attributes:
         limit: How many generation requests may be in flight; ``None`` for any number.
         client_limit: How many of one client address; ``None`` for any number.
         refused_prompts: Hashes of prompts that are refused (:func:`prompt_hash`), and the monotonic time until when.
         retry_after_seconds: What those who are refused are told to wait.
+        faults: Faults of the gate itself, which let requests pass.
     """
 
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self.client_limit: int | None = None
-        self.refused_prompts: dict[str, float] = {}
+    def __init__(self, settings: EngineSettings | None = None) -> None:
+        self._settings = settings or EngineSettings()
+        self.limit: int | None
+        self.client_limit: int | None
+        self.reset_limits()
+        self.refused_prompts: dict[str, float] = dict.fromkeys(self._settings.refused_prompts, math.inf)
         self.retry_after_seconds = 1
+        self.faults = 0
         self.in_flight = 0
         self.passed = 0
         self.ended = 0
         self.refused: dict[str, int] = {"limit": 0, "client_limit": 0, "prompt": 0}
         self.by_client: dict[str, int] = {}
+
+    def reset_limits(self) -> None:
+        """Have the limits again that the operator chose before the start."""
+        self.limit, self.client_limit = self._settings.admission_limit, self._settings.client_limit
 
     def why_refused(self, client: str) -> str | None:
         """Why the next request of this client would be refused; ``None`` when it would not."""
@@ -70,12 +85,18 @@ class GateState:
             del self.refused_prompts[next(iter(self.refused_prompts))]
 
 
-_state = GateState()
+_state = GateState(EngineSettings.from_environment())
 
 
 def gate_state() -> GateState:
     """The state of this process's gate."""
     return _state
+
+
+class _Refusal(NamedTuple):
+    """That a request is refused, and why."""
+
+    reason: str
 
 
 class Gate:
@@ -91,37 +112,56 @@ class Gate:
         self._state = state if state is not None else _state
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; where the gate itself fails, as if it were not there."""
         if scope.get("type") != "http" or scope.get("method") != "POST" or scope.get("path") not in GENERATION_PATHS:
             await self._app(scope, receive, send)
             return
-        state = self._state
-        client = _client_of(scope)
-        reason = state.why_refused(client)
-        if reason is not None:
-            await self._refuse(reason, send)
+        client = self._enter(scope)
+        if isinstance(client, _Refusal):
+            await self._refuse(client.reason, send)
             return
-        # Taken before anything is awaited, so that a burst cannot slip through together.
-        state.in_flight += 1
-        state.passed += 1
-        state.by_client[client] = state.by_client.get(client, 0) + 1
         try:
-            if state.refused_prompts:
+            if self._state.refused_prompts:
                 body, receive = await _read_body(receive)
-                until = state.refused_prompts.get(prompt_hash(body), 0.0)
-                if time.monotonic() < until:
+                if self._is_harmful(body):
                     await self._refuse("prompt", send)
                     return
-            _give_id(scope)
             await self._app(scope, receive, send)
         finally:
-            state.in_flight -= 1
-            state.ended += 1
-            left = state.by_client[client] - 1
-            if left:
-                state.by_client[client] = left
-            else:
-                del state.by_client[client]
+            self._leave(client)
+
+    def _enter(self, scope: MutableMapping[str, Any]) -> str | _Refusal:
+        """Count the request in, before anything is awaited, so that a burst cannot slip through together."""
+        client = ""
+        try:
+            client = _client_of(scope)
+            reason = self._state.why_refused(client)
+            if reason is not None:
+                return _Refusal(reason)
+            _give_id(scope)
+        except Exception:  # it must not be the request's
+            self._state.faults += 1
+        self._state.in_flight += 1
+        self._state.passed += 1
+        self._state.by_client[client] = self._state.by_client.get(client, 0) + 1
+        return client
+
+    def _leave(self, client: str) -> None:
+        state = self._state
+        state.in_flight -= 1
+        state.ended += 1
+        left = state.by_client[client] - 1
+        if left:
+            state.by_client[client] = left
+        else:
+            del state.by_client[client]
+
+    def _is_harmful(self, body: bytes) -> bool:
+        try:
+            return time.monotonic() < self._state.refused_prompts.get(prompt_hash(body), 0.0)
+        except Exception:  # likewise
+            self._state.faults += 1
+            return False
 
     async def _refuse(self, reason: str, send: Send) -> None:
         self._state.refused[reason] += 1

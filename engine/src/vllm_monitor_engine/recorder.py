@@ -56,6 +56,7 @@ class Recorder:
         monotonic: Seconds of a clock that never jumps.
         rejections: Requests that were refused.
         startup: When the server reached which phase of its start.
+        other_faults: Gives the faults of ours that somebody else has counted.
         shares_engines: Whether other API servers, in processes of their own, use the same engines. Then this one sees
             a part of the steps, and cannot tell alone that an engine stalls: what it waits for is told, and judged by
             whoever sees all of them.
@@ -75,6 +76,7 @@ class Recorder:
         monotonic: Callable[[], float] = time.monotonic,
         rejections: Rejections | None = None,
         startup: StartupPhases | None = None,
+        other_faults: Callable[[], int] = int,
         shares_engines: bool = False,
     ) -> None:
         self.rejections = rejections if rejections is not None else Rejections()
@@ -84,6 +86,7 @@ class Recorder:
         self._spool = spool
         self._bounds = bounds
         self._in_flight = in_flight
+        self._other_faults = other_faults
         self._shares_engines = shares_engines
         self._wall = wall
         self._monotonic = monotonic
@@ -93,6 +96,9 @@ class Recorder:
         self._known_bounds: Mapping[str, Sequence[float]] | None = None
         self._heartbeats: dict[int | None, Heartbeat] = {}
         self._largest_gap_seconds = 0.0
+        self._uncounted_steps = 0
+        self._in_flight_now = 0.0
+        self._oldest_seconds: float | None = None
         self._pending: deque[dict[str, Any]] = deque()
         self._pending_entries = 0
         self._wake = threading.Event()
@@ -156,18 +162,21 @@ class Recorder:
 
     def look(self) -> bool:
         """Whether something has to be told at once: that an engine stalls, or that it does so no longer."""
-        with contextlib.suppress(Exception):  # the next turn will meet it, and count it
-            in_flight, oldest = self._flying()
-            for change in self._beats(self._monotonic(), in_flight, oldest):
-                self.note(**change)
+        self._guarded(self._watch)
         return bool(self._notes)
 
     def turn(self, *, last: bool = False) -> None:
         """Count what has come and write it; a fault of ours is counted, and the next turn goes on."""
+        self._guarded(self._count)
+        self._guarded(self._watch)
+        self._guarded(lambda: self._tell(last))
+        self._guarded(self._write)
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """Whatever fails in it, the server goes on, and so do we."""
         try:
-            self._count()
-            self._tell(last)
-        except Exception:  # whatever it is, the server goes on, and so do we
+            do()
+        except Exception:
             self.faults += 1
             if self.faults == 1:
                 with contextlib.suppress(Exception):
@@ -176,12 +185,15 @@ class Recorder:
     def _count(self) -> None:
         while steps := self._buffer.take(SLICE_STEPS):
             for index in {step[1] for step in steps}:
+                of_engine = [step for step in steps if step[1] == index]
                 try:
-                    finished = self._engine(index).add([step for step in steps if step[1] == index])
-                    for line in request_lines(finished, index, self._wall()):
-                        self._keep(line)
+                    finished = self._engine(index).add(of_engine)
                 except Exception:  # a shape that nobody thought of costs these steps
                     self.faults += 1
+                    self._uncounted_steps += len(of_engine)
+                    continue
+                for line in request_lines(finished, index, self._wall()):
+                    self._keep(line)
             if len(steps) < SLICE_STEPS:
                 break
             time.sleep(0)  # others want the interpreter, too
@@ -199,18 +211,18 @@ class Recorder:
 
     def _tell(self, last: bool) -> None:
         now = self._monotonic()
-        in_flight, oldest = self._flying()
-        for change in self._beats(now, in_flight, oldest):
-            self.note(**change)
         while self._notes:
             self._keep(self._notes.pop(0))
         if last or self._pending or now - self._last_totals_at >= TOTALS_SECONDS - CLOSE_SECONDS:
             self._last_totals_at = now
-            self._keep(self._totals(now, in_flight, oldest))
-        if self._pending:
-            for _ in range(self._spool.write(self._pending)):
-                self._pending_entries -= _entries(self._pending.popleft())
-            self._complain()
+            self._keep(self._totals(now))
+
+    def _write(self) -> None:
+        if not self._pending:
+            return
+        for _ in range(self._spool.write(self._pending)):
+            self._pending_entries -= _entries(self._pending.popleft())
+        self._complain()
 
     def _complain(self) -> None:
         """Say once in the server's log that, and why, nothing can be written; and again after it could be."""
@@ -219,24 +231,37 @@ class Recorder:
             _log.warning("vllm-monitor: what it sees cannot be written and waits in memory: %s", failure)
         self._complained = failure is not None
 
-    def _beats(self, now: float, in_flight: float, oldest: float | None) -> list[dict[str, Any]]:
-        """Of each engine, as it says itself what it has in flight, and of all, as this process knows it."""
+    def _watch(self) -> None:
+        """Look at each engine, as it says itself what it has in flight, and at all, as this process knows it."""
+        now = self._monotonic()
+        self._in_flight_now, self._oldest_seconds = self._flying()
+        is_paused = bool(self.standing.get("paused"))
         changes: list[dict[str, Any]] = []
         gaps = [0.0]
         for index, engine in self._engines.items():
+            if is_paused:
+                engine.excuse()
             gaps.append(engine.take_largest_gap())
             changes += self._heartbeat(index).look(
-                now, step_at=engine.last_at, in_flight=engine.in_flight, largest_gap_seconds=gaps[-1]
+                now,
+                step_at=engine.last_at,
+                in_flight=engine.in_flight,
+                largest_gap_seconds=gaps[-1],
+                is_excused=is_paused,
             )
         self._largest_gap_seconds = max(self._largest_gap_seconds, *gaps)
         changes += self._heartbeat(None).look(
             now,
             step_at=self._buffer.newest_at,
-            in_flight=in_flight,
-            oldest_seconds=oldest,
+            in_flight=self._in_flight_now,
+            oldest_seconds=self._oldest_seconds,
             largest_gap_seconds=max(gaps),
+            is_excused=is_paused,
         )
-        return [] if self._shares_engines else changes
+        if self._shares_engines:
+            return
+        for change in changes:
+            self.note(**change)
 
     def _heartbeat(self, engine: int | None) -> Heartbeat:
         return self._heartbeats.setdefault(engine, Heartbeat(self._settings.stall_seconds, engine))
@@ -259,7 +284,7 @@ class Recorder:
             self._pending_entries -= lost
             self.lost_lines += lost
 
-    def _totals(self, now: float, in_flight: float, oldest: float | None) -> dict[str, Any]:
+    def _totals(self, now: float) -> dict[str, Any]:
         step_at = self._buffer.newest_at
         gap, self._largest_gap_seconds = self._largest_gap_seconds, 0.0
         return {
@@ -268,14 +293,16 @@ class Recorder:
             "engines": {str(index): engine.as_json() for index, engine in sorted(self._engines.items())},
             "rejected": self.rejections.as_json(),
             **self.standing,
-            "in_flight": in_flight,
-            "oldest_request_seconds": None if oldest is None else round(oldest, 3),
+            "in_flight": self._in_flight_now,
+            "oldest_request_seconds": None if self._oldest_seconds is None else round(self._oldest_seconds, 3),
             "step_age_seconds": None if step_at is None else round(now - step_at, 3),
-            "stalled_seconds": round(max(one.stalled_seconds(now) for one in self._heartbeats.values()), 3),
+            "stalled_seconds": round(
+                max((one.stalled_seconds(now) for one in self._heartbeats.values()), default=0.0), 3
+            ),
             "largest_step_gap_seconds": round(gap, 6),
-            "lost_steps": self._buffer.lost,
+            "lost_steps": self._buffer.lost + self._uncounted_steps,
             "lost_lines": self.lost_lines,
-            "faults": self.faults + sum(engine.faults for engine in self._engines.values()),
+            "faults": self.faults + self._other_faults() + sum(one.faults for one in self._engines.values()),
             "cpu_seconds": round(self.cpu_seconds(), 6),
             "record_seconds": self.record_seconds(),
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pathlib import Path
 
 __all__ = ["EngineSettings", "default_spool_dir"]
 
+HASH = re.compile("[0-9a-f]{64}")
+LIMIT_DIGITS = 9
 YES = ("1", "true", "yes", "on")
 
 
@@ -31,6 +34,10 @@ class EngineSettings:
             (``VLLMMON_STALL_SECONDS``).
         target_url: Under which URL the monitor watches this server; only needed where it cannot tell by the process,
             as between containers (``VLLMMON_TARGET_URL``).
+        admission_limit: Generation requests that the gate lets in at once, where nobody moves the lever
+            (``VLLMMON_ADMISSION_LIMIT``); ``None`` for any number.
+        client_limit: Of them, those of one client address (``VLLMMON_CLIENT_LIMIT``).
+        refused_prompts: SHA-256 of prompts that the gate never lets in (``VLLMMON_REFUSED_PROMPTS``, with commas).
         complaints: What was wrong with the variables, in words.
     """
 
@@ -41,6 +48,9 @@ class EngineSettings:
     buffer_steps: int = 16_384
     stall_seconds: float = 3.0
     target_url: str = ""
+    admission_limit: int | None = None
+    client_limit: int | None = None
+    refused_prompts: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
 
     @classmethod
@@ -62,6 +72,16 @@ class EngineSettings:
             complaints.append(f"{name}={text!r} is no number from {least:g} to {most:g}; {default:g} is used")
             return default
 
+        def limit(name: str) -> int | None:
+            text = variables.get(name, "").strip()
+            if not text or (text.isascii() and text.isdecimal() and len(text) <= LIMIT_DIGITS):
+                return int(text) if text else None
+            complaints.append(f"{name}={text!r} is no whole number from 0; there is no limit")
+            return None
+
+        refused = [text.strip().lower() for text in variables.get("VLLMMON_REFUSED_PROMPTS", "").split(",")]
+        if any(text and not HASH.fullmatch(text) for text in refused):
+            complaints.append("VLLMMON_REFUSED_PROMPTS has something that is no SHA-256 in hexadecimal digits")
         named = variables.get("VLLMMON_SPOOL_DIR", "")
         if named and not Path(named).is_absolute():
             complaints.append(f"VLLMMON_SPOOL_DIR={named!r} is no absolute path; {default_spool_dir()} is used")
@@ -74,6 +94,9 @@ class EngineSettings:
             buffer_steps=int(number("VLLMMON_BUFFER_STEPS", cls.buffer_steps, 16, 10_000_000)),
             stall_seconds=number("VLLMMON_STALL_SECONDS", cls.stall_seconds, 0.5, 3600.0),
             target_url=variables.get("VLLMMON_TARGET_URL", "").strip().rstrip("/"),
+            admission_limit=limit("VLLMMON_ADMISSION_LIMIT"),
+            client_limit=limit("VLLMMON_CLIENT_LIMIT"),
+            refused_prompts=tuple(text for text in refused if HASH.fullmatch(text)),
             complaints=tuple(complaints),
         )
 

@@ -60,8 +60,8 @@ class ColumnReader:
         return {name: columns.get(name, (None,) * length) for name in self._paths}
 
     def _adapt(self, example: Any) -> None:
-        """See what this version offers."""
-        self._offered = [name for name, path in self._paths.items() if self._one(example, path) is not None]
+        """See what this version offers; what is only ``None`` now may come, and is asked for."""
+        self._offered = [name for name, path in self._paths.items() if _has(example, path.partition(".")[0])]
         offered = [self._paths[name] for name in self._offered]
         # With a single path there would be no tuples.
         self._read = attrgetter(*offered) if len(offered) > 1 else attrgetter(*self._paths.values())
@@ -74,6 +74,13 @@ class ColumnReader:
         except Exception:  # a fault of whoever hands it over, and no reason to lose the others
             self.faults += 1
             return None
+
+
+def _has(source: Any, attribute: str) -> bool:
+    try:
+        return hasattr(source, attribute)
+    except Exception:  # it has it, though it cannot be read now
+        return True
 
 
 def is_number(value: object) -> bool:

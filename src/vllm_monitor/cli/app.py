@@ -16,6 +16,7 @@ from vllm_monitor.cli.archives import export, import_archive
 from vllm_monitor.cli.backtest import backtest
 from vllm_monitor.cli.check import check
 from vllm_monitor.cli.demo import demo
+from vllm_monitor.cli.doctor import doctor
 from vllm_monitor.cli.events import events
 from vllm_monitor.cli.guardrails import guardrails
 from vllm_monitor.cli.happy_paths import happy_paths
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
     "watch": watch,
+    "doctor": doctor,
     "status": status,
     "events": events,
     "lifecycle": lifecycle,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vllm_monitor.cli.options import JsonOption, StorageDirOption, clean
+from vllm_monitor.cli.stored_requests import requests_as_json, requests_table
 from vllm_monitor.records import MetricType
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
 
     now = SystemClock().now()
     with open_store(storage_dir) as store:
-        targets = [_target_status(store, target) for target in store.list_targets() if target]
+        targets = [_target_status(store, target, now) for target in store.list_targets() if target]
     if json:
         from json import dumps
 
@@ -105,9 +106,12 @@ def status(storage_dir: StorageDirOption = None, json: JsonOption = False) -> No
             escape(clean("\n".join(filter(None, (entry["reason"], _engine_words(entry["engine"])))) or "-")),
         )
     console.print(table)
+    requests = requests_table(targets)
+    if requests is not None:
+        console.print(requests)
 
 
-def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
+def _target_status(store: PersistenceManager, target: str, now: float) -> dict[str, Any]:
     from vllm_monitor.core import alert_as_json, prediction_as_json
     from vllm_monitor.lifecycle_tracker import ENGINE_KEY, condition_since
 
@@ -123,6 +127,7 @@ def _target_status(store: PersistenceManager, target: str) -> dict[str, Any]:
         "since": condition_since(last) if last is not None else None,
         "engine": last.metadata.get(ENGINE_KEY) if last is not None else None,
         "last_page_at": max(page_times, default=None),
+        "requests": requests_as_json(store, target, now),
         "alerts": [alert_as_json(alert) for alert in store.get_alerts(state="firing", limit=None, target=target)],
         "predictions": [
             prediction_as_json(one) for one in store.get_predictions(limit=None, target=target, outcome="open")[::-1]

@@ -290,6 +290,18 @@ def builtin_policies(
             ),
         ),
         _policy(
+            "inside_silent",
+            "Our part inside the server tells nothing any more",
+            "inside_silent_seconds > 15.0 for 5s",
+            "warning",
+            inhibited_by=("api_frozen", "host_starvation"),
+            runbook=(
+                "The server serves, but nothing comes from inside it: stalls are told later, requests not at all. Look "
+                "for `vllm-monitor` in its log, and whether its spool folder has room and belongs to its user. A "
+                "server that was restarted without VLLMMON_ENABLED=1 looks the same for ten minutes."
+            ),
+        ),
+        _policy(
             "server_paused",
             "The server has been paused for a long time",
             "condition == 'paused' for 10m",

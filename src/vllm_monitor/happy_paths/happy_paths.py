@@ -14,12 +14,13 @@ from vllm_monitor.persistence import PersistenceManager
 from vllm_monitor.picture import StoredPages, TargetPicture
 from vllm_monitor.records import HappyPath, LifecycleState, StateCheckpoint
 
-__all__ = ["HappyPathStore", "HappyPaths", "execution_of", "fingerprint_of", "has_failed"]
+__all__ = ["VOLATILE_ARGUMENTS", "HappyPathStore", "HappyPaths", "execution_of", "fingerprint_of", "has_failed"]
 
 FOLLOWED_SCORE = 0.5
 """A run whose worst figure is at most half as bad again as it was went well."""
 LEAST_PAGES = 30
-_VOLATILE_ARGUMENTS = frozenset({"port", "host", "log-file", "uvicorn-log-level"})
+VOLATILE_ARGUMENTS = frozenset({"port", "host", "log-file", "uvicorn-log-level"})
+"""Arguments that may be otherwise without making another configuration of it."""
 
 
 class HappyPathStore(Protocol):
@@ -175,7 +176,7 @@ def fingerprint_of(checkpoints: Sequence[StateCheckpoint]) -> dict[str, Any]:
             known.update({name: server[name] for name in ("version", "models") if server.get(name)})
         if one.arguments:
             known["arguments"] = {
-                name: value for name, value in one.arguments.items() if name not in _VOLATILE_ARGUMENTS
+                name: value for name, value in one.arguments.items() if name not in VOLATILE_ARGUMENTS
             }
         if one.hardware_state:
             known["hardware"] = dict(one.hardware_state)

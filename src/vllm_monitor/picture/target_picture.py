@@ -45,6 +45,7 @@ MOST_NOTES = 20
 OLD_PAGE_SECONDS = 10.0
 OLD_PAGES = 3.0
 INSIDE_OLD_SECONDS = 5.0
+INSIDE_FORGOTTEN_SECONDS = 600.0
 """Figures are shown until their page is older than ten seconds and than three times the last step between pages."""
 
 _RATES = {
@@ -131,6 +132,8 @@ class TargetPicture:
                 self._see_version(observation)
             case EngineObservation():
                 self._inside[observation.api_server] = observation
+                if any(note.kind == "end" for note in observation.notes):
+                    del self._inside[observation.api_server]
 
     def judge(self, now: float) -> Judgement:
         """The condition as of ``now``; once per tick, after the observations of the tick."""
@@ -256,8 +259,14 @@ class TargetPicture:
             values["canary_latency_seconds"] = self._api.canary.latency_seconds
         if self._server_load is not None:
             values["server_load"] = self._server_load
+        if self._inside and fresh:
+            silent = max(now - one.timestamp for one in self._inside.values())
+            if silent <= INSIDE_FORGOTTEN_SECONDS:
+                values["inside_silent_seconds"] = max(0.0, silent)
         inside = self._told_inside(now)
         if inside:
+            values["inside_lost_total"] = sum(one.lost for one in inside)
+            values["inside_faults_total"] = sum(one.faults for one in inside)
             values["inside_requests_in_flight"] = sum(one.in_flight for one in inside)
             values["inside_stalled_seconds"] = max(one.stalled_seconds for one in inside)
             oldest = [one.oldest_request_seconds for one in inside if one.oldest_request_seconds is not None]

@@ -6,7 +6,14 @@ from vllm_monitor.collectors.shared_engines import SharedEngines
 from vllm_monitor.records import EngineObservation
 
 
-def line(server: str, at: float, stalled: float, step_age: float | None, in_flight: float = 1.0) -> EngineObservation:
+def line(
+    server: str,
+    at: float,
+    stalled: float,
+    step_age: float | None,
+    in_flight: float = 1.0,
+    is_paused: bool | None = None,
+) -> EngineObservation:
     return EngineObservation(
         target="http://127.0.0.1:8000",
         timestamp=at,
@@ -20,7 +27,7 @@ def line(server: str, at: float, stalled: float, step_age: float | None, in_flig
         lost=0,
         faults=0,
         rejected={},
-        is_paused=None,
+        is_paused=is_paused,
         requests=(),
         notes=(),
     )
@@ -68,3 +75,20 @@ def test_one_that_is_gone_holds_up_no_end() -> None:
     assert kinds(engines.judge(line("0", 1_000.0, 10.0, 10.0))) == ["stalled"]
     assert not kinds(engines.judge(line("1", 1_004.0, 0.0, 0.1)))
     assert kinds(engines.judge(line("1", 1_006.0, 0.0, 0.1))) == ["stall_over"]
+
+
+def test_a_pause_that_one_was_asked_for_is_no_stall_of_the_others() -> None:
+    engines = SharedEngines()
+    engines.judge(line("0", 1_000.0, 0.0, 0.1, is_paused=True))
+    seen = []
+    for second in range(1, 10):
+        engines.judge(line("0", 1_000.0 + second, 0.0, float(second), is_paused=True))
+        seen.append(engines.judge(line("1", 1_000.5 + second, float(second), float(second))))
+    assert {(one.stalled_seconds, one.is_paused, one.notes) for one in seen} == {(0.0, True, ())}
+    # The other one is asked to end it; the first one does not know.
+    ended = engines.judge(line("1", 1_010.5, 0.0, 0.1, is_paused=False))
+    assert ended.is_paused is False
+    assert engines.judge(line("0", 1_011.0, 0.0, 0.1, is_paused=True)).is_paused is False
+    engines.judge(line("1", 1_015.0, 4.0, 4.0, is_paused=False))
+    assert kinds(engines.judge(line("1", 1_015.5, 4.5, 4.5, is_paused=False))) == []
+    assert engines.judge(line("0", 1_016.0, 5.0, 5.0, is_paused=True)).stalled_seconds > 0

@@ -129,13 +129,29 @@ def test_who_sees_no_step_is_not_stalled_while_another_does(server: VllmServer, 
         assert not kept.get_events(event_type="inside_stalled", target=server.url)
 
 
-def test_a_pause_holds_for_all_of_them(server: VllmServer) -> None:
-    assert lever(server, "pause", {"mode": "keep", "for_seconds": 30})["is_paused"]
-    # Each call is a connection of its own, which either of them may take.
-    assert all(lever(server, "status")["is_paused"] for _ in range(8))
-    assert not lever(server, "resume", {})["is_paused"]
-    assert not any(lever(server, "status")["is_paused"] for _ in range(8))
-    complete(server, 1)
+def test_a_pause_holds_for_all_of_them_and_is_no_stall(server: VllmServer, spool: Path, tmp_path: Path) -> None:
+    store = PersistenceConfig(storage_dir=tmp_path / "store")
+    clients = [threading.Thread(target=complete, args=(server, number, TOKENS)) for number in range(4)]
+    conditions: list[str] = []
+    with watch(server, spool, store) as monitor:
+        wait_until(monitor.latest, "a first look")
+        assert lever(server, "pause", {"mode": "keep", "for_seconds": 60})["is_paused"]
+        # Each call is a connection of its own, which either of them may take.
+        assert all(lever(server, "status")["is_paused"] for _ in range(8))
+        for client in clients:
+            client.start()
+        monitor.add_listener(lambda tick: conditions.append(str(tick.snapshot.condition)))
+        time.sleep(6.0)
+        assert not lever(server, "resume", {})["is_paused"]
+        assert not any(lever(server, "status")["is_paused"] for _ in range(8))
+        for client in clients:
+            client.join(20)
+            assert not client.is_alive()
+        wait_until(lambda: conditions[-1] != "paused", "that the end of the pause is seen", 10)
+    assert "paused" in conditions
+    assert "stalled" not in conditions
+    with PersistenceManager(store) as kept:
+        assert not kept.get_events(event_type="inside_stalled", target=server.url)
 
 
 def test_engines_that_stop_are_told_by_all_together(server: VllmServer, spool: Path, tmp_path: Path) -> None:

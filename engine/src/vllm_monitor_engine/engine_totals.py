@@ -91,6 +91,7 @@ class EngineTotals:
         self.last_at: float | None = None
         self._scheduled_at: float | None = None
         self._was_busy = False
+        self._is_excused = False
         self._is_part = is_part
 
     @property
@@ -144,8 +145,9 @@ class EngineTotals:
         between = iter(latencies)
         for at, iteration in zip(times, iterations, strict=True):
             served = max(numbers_of(flat([next(between)])), default=0.0) if iteration is not None else 0.0
-            if self.last_at is not None:
+            if self.last_at is not None and not self._is_excused:
                 self._largest_gap_seconds = max(self._largest_gap_seconds, min(at - self.last_at, served))
+            self._is_excused = False
             self.last_at = at
 
     def fresh_gauges(self, now: float) -> dict[str, float]:
@@ -172,6 +174,7 @@ class EngineTotals:
     def excuse(self) -> None:
         """The time until the next step is no gap: the engine is paused."""
         self._was_busy = False
+        self._is_excused = True
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values."""

@@ -77,13 +77,13 @@ def refused(server: VllmServer, number: int = 1) -> None:
         assert (error.code, error.headers["Retry-After"]) == (503, "1")
 
 
-def crowd(server: VllmServer, clients: int) -> Answers:
+def crowd(server: VllmServer, clients: int, tokens: int = 16) -> Answers:
     """So many requests at once; some of them may be refused, with a status or within the stream."""
     answers = Answers()
 
     def ask(number: int) -> None:
         with contextlib.suppress(OSError, AssertionError, KeyError):
-            answers.tokens.append(complete(server, number)[1])
+            answers.tokens.append(complete(server, number, tokens)[1])
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     for thread in threads:

@@ -60,6 +60,7 @@ FIGURES = (
 PHASES = ("process_started", "engine_client", "engine_initialized", "application_built", "application_ready")
 QUEUE_LIMIT = 4
 LONG_TOKENS = 900
+CROWD_TOKENS = 200
 FINGERPRINT_LENGTH = 64
 
 Row = dict[str, bool | str]
@@ -147,7 +148,7 @@ def observe(server: VllmServer, hooks: Hooks, spool: Path, folder: Path) -> Row:
             )
         for name in ("pause", "resume", "abort", "reset_prefix_cache", "admission_limit", "refuse_prompt"):
             row[f"lever: {name}"] = LEVERS[name](server, seen)
-        burst = crowd(server, 40) if hooks.has_queue_limit else Answers()
+        burst = crowd(server, 40, CROWD_TOKENS) if hooks.has_queue_limit else Answers()
         seen.tokens += burst.tokens
         freeze(server, seen, events)
         time.sleep(2.5)
@@ -236,7 +237,10 @@ def try_abort(server: VllmServer, seen: Answers) -> bool:
         client.join(30)
         assert not client.is_alive()
     assert {piece["id"] for piece in pieces} == {"cmpl-to-be-aborted"}
-    assert [choice["finish_reason"] for piece in pieces for choice in piece["choices"]] == ["abort"]
+    # Of a request that has no token yet, some versions send no more than how little was used.
+    assert {choice["finish_reason"] for piece in pieces for choice in piece["choices"]} <= {"abort"}
+    (used,) = (piece["usage"]["completion_tokens"] for piece in pieces if piece.get("usage"))
+    assert used < LONG_TOKENS
     return True
 
 

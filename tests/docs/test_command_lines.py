@@ -12,6 +12,8 @@ from tests.docs.pages import PAGES, README, REPOSITORY, Block, blocks, blocks_of
 SHELL_BLOCKS = blocks_of_all("sh", "console")
 # Options of other programs that the pages speak of.
 FOREIGN_OPTIONS = {
+    "--api-server-count",  # vLLM
+    "--data-parallel-size",  # vLLM
     "--disable-log-stats",  # vLLM
     "--enable-server-load-tracking",  # vLLM
     "--gpu-memory-utilization",  # vLLM

@@ -133,7 +133,7 @@ def observe(server: VllmServer, hooks: Hooks, spool: Path, folder: Path) -> Row:
     config = MonitorConfig(targets=(server.url,), interval_seconds=0.5, spool_dir=spool, predict=False)
     store = PersistenceConfig(storage_dir=folder / "store")
     seen, began_at = Answers(), time.time()
-    row: Row = {"server: stat logger": hooks.stat_logger, "told: sleep": hooks.tells_sleep}
+    row: Row = {"server: stat logger": hooks.stat_logger, "server: would tell of sleep": hooks.tells_sleep}
     events: list[str] = []
     monitor = VLLMMonitor(config, persistence_config=store)
     monitor.add_listener(lambda tick: events.extend(one.event_type for one in tick.events))

@@ -2,7 +2,7 @@
 
     python examples/offline_batch.py MODEL [STORE]
 
-Needs vLLM and vllm-monitor-engine in the environment.
+Needs vllm-monitor and vllm-monitor-engine in vLLM's environment.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -124,7 +125,8 @@ def test_abort_by_id_and_by_age() -> None:
         levers = make(client, note=lambda kind, **facts: told.append({"kind": kind, **facts}))
         assert [one["id"] for one in levers.requests()] == ["older", "old", "new"]
         assert levers.requests()[0]["age_seconds"] == 200.0
-        assert (await levers.abort(ids=["nobody"])) == {"done": True, "aborted": [], "asked": 0}
+        nobody = await levers.abort(ids=["nobody"])
+        assert nobody == {"done": True, "aborted": [], "asked": 0, "not_in_flight": ["nobody"]}
         assert (await levers.abort(older_than_seconds=50, most=1))["aborted"] == ["older-x"]
         assert (await levers.abort(ids=["old", "new-x"]))["aborted"] == ["old-x", "new-x"]
         assert [one["requests"] for one in told] == [0, 1, 2]
@@ -146,10 +148,74 @@ def test_abort_by_the_id_that_the_client_of_a_completion_was_told() -> None:
     play(story)
 
 
+def test_abort_by_id_finds_also_the_newest_of_many() -> None:
+    async def story() -> None:
+        client = Client()
+        for number in range(1_500):
+            client.add(f"r{number}", 900.0 - number)
+        assert (await make(client).abort(ids=["r0"]))["aborted"] == ["r0-x"]
+
+    play(story)
+
+
+def test_whatever_comes_together_a_pause_has_an_end() -> None:
+    async def story() -> None:
+        for _ in range(200):
+            client = Client()
+            levers = make(client)
+            together = [
+                levers.pause(for_seconds=0.02),
+                levers.resume(),
+                levers.pause(for_seconds=0.01),
+                levers.resume(),
+            ]
+            random.shuffle(together)
+            await asyncio.gather(*together)
+            for _ in range(100):
+                if not client.paused:
+                    break
+                await asyncio.sleep(0.005)
+            assert not client.paused
+            assert not (await levers.status())["is_paused"]
+
+    play(story)
+
+
+def test_a_resume_that_does_not_come_through_leaves_the_end_of_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levers_module, "CALL_SECONDS", 0.02)
+
+    async def story() -> None:
+        client = Client()
+        levers = make(client)
+        await levers.pause(for_seconds=0.1)
+        client.hangs.add("resume")
+        with pytest.raises(LeverError, match="did not answer"):
+            await levers.resume()
+        client.hangs.clear()
+        assert (await levers.status())["ends_in_seconds"]["pause"] > 0
+        await asyncio.sleep(0.3)
+        assert not client.paused
+
+    play(story)
+
+
+def test_the_status_of_an_engine_that_does_not_answer_is_told_at_once() -> None:
+    async def story() -> None:
+        client = Client()
+        client.is_paused = lambda: asyncio.sleep(60)  # type: ignore[method-assign, assignment, return-value]
+        client.add("a", 900.0)
+        began = asyncio.get_running_loop().time()
+        status = await make(client).status()
+        assert (status["is_paused"], status["in_flight"]) == (None, 1)
+        assert asyncio.get_running_loop().time() - began < 2
+
+    play(story)
+
+
 def test_what_a_version_has_not_is_said() -> None:
     async def story() -> None:
         levers = make(SimpleNamespace())
-        assert (await levers.status())["levers"] == ["admission_limit"]
+        assert (await levers.status())["levers"] == ["admission_limit", "refuse_prompt"]
         assert levers.requests() == []
         with pytest.raises(LeverError, match="no pause") as caught:
             await levers.pause()
@@ -170,7 +236,7 @@ def test_where_no_lever_says_otherwise_the_operators_limits_hold() -> None:
         await levers.set_admission_limit(5, 60)
         await levers.set_admission_limit(None)
         assert (gate.limit, gate.client_limit) == (9, 4)
-        assert gate.refused_prompts["a" * 64] > 1e300
+        assert gate.all_refused() == {"a" * 64}
 
     asyncio.run(scenario())
 
@@ -199,7 +265,9 @@ def test_a_limit_ends_by_itself_and_can_be_taken_away() -> None:
 # -- the gate --------------------------------------------------------------------------------------------------------
 
 
-async def ask(app: Any, path: str, body: bytes = b"{}", method: str = "POST", client: str = "1.2.3.4") -> Any:
+async def ask(
+    app: Any, path: str, body: bytes = b"{}", method: str = "POST", client: str = "1.2.3.4", root_path: str = ""
+) -> Any:
     sent: list[Any] = []
     parts = [body[:3], body[3:]]
 
@@ -209,10 +277,8 @@ async def ask(app: Any, path: str, body: bytes = b"{}", method: str = "POST", cl
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers: list[Any] = []
-    await app(
-        {"type": "http", "method": method, "path": path, "client": (client, 1), "headers": headers}, receive, send
-    )
+    scope = {"type": "http", "method": method, "path": path, "root_path": root_path, "client": (client, 1)}
+    await app({**scope, "headers": []}, receive, send)
     content = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(content or b"{}")
 
@@ -294,15 +360,54 @@ def test_a_prompt_that_does_harm_is_refused_whatever_is_around_it() -> None:
         server.go.set()
         app = Gate(server, gate)
         levers = make(gate=gate)
-        levers.refuse_prompt(prompt_hash(b'{"prompt": "poison", "max_tokens": 4}'), 60)
+        levers.refuse_prompt(prompt_hash("poison"), 60)
         assert (await ask(app, "/v1/completions", b'{"max_tokens": 9, "prompt": "poison"}'))[0] == 503
         assert (await ask(app, "/v1/completions", b'{"prompt": "poison "}')) == (200, {}, {"prompt": "poison "})
+        for hidden in (b'{"prompt": ["fine", "poison"]}', b'{"messages": [], "prompt": "poison"}'):
+            assert (await ask(app, "/v1/completions", hidden))[0] == 503
+        assert (await ask(app, "/invocations", b'{"prompt": "poison"}'))[0] == 503
         assert (await ask(app, "/v1/completions", b'{"x": 1}'))[0] == 200
         for wrong in ("", "x" * 64, "a" * 63, None):
             with pytest.raises(LeverError):
                 levers.refuse_prompt(wrong)  # type: ignore[arg-type]
 
     play(story)
+
+
+def test_two_gates_count_a_request_once() -> None:
+    async def story() -> None:
+        gate, server = GateState(EngineSettings(admission_limit=2)), Server()
+        app = Gate(Gate(server, gate), gate)
+        asked = [asyncio.create_task(ask(app, "/v1/completions", b"{}")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert gate.in_flight == 2
+        server.go.set()
+        assert sorted([(await one)[0] for one in asked]) == [200, 200, 503]
+
+    play(story)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations", "/v1/chat/completions/batch", "/v1/completions/"])
+@pytest.mark.parametrize("root", ["", "/under"])
+def test_no_way_to_generate_is_beside_the_gate(path: str, root: str) -> None:
+    async def story() -> None:
+        server = Server()
+        server.go.set()
+        app = Gate(server, GateState(EngineSettings(admission_limit=0)))
+        assert (await ask(app, root + path, b"{}", root_path=root))[0] == 503
+        assert (await ask(app, f"{root}/v1/embeddings", b"{}", root_path=root))[0] == 200
+
+    play(story)
+
+
+def test_what_a_lever_refuses_ends_and_what_the_operator_refuses_does_not() -> None:
+    gate = GateState(EngineSettings(refused_prompts=("a" * 64,)))
+    gate.refuse_prompt("a" * 64, 10.0)
+    for number in range(1_500):
+        gate.refuse_prompt(f"{number:064x}", 10.0)
+    assert "a" * 64 in gate.all_refused()
+    assert gate.refuses_prompts(11.0)
+    assert gate.all_refused() == {"a" * 64}
 
 
 def test_a_server_that_fails_leaves_no_request_behind() -> None:
@@ -346,13 +451,16 @@ def test_routes_answer_in_json() -> None:
         ("/nowhere", b"", 404, "there is no such route"),
         ("/pause", b"[]", 400, "no JSON object"),
         ("/pause", b"{", 400, "no JSON"),
-        ("/pause", b'{"how": 1}', 400, "do not fit"),
+        ("/pause", b'{"how": 1}', 400, "there is no 'how' here; there are mode"),
         ("/pause", b'{"mode": "hard"}', 400, "keep, wait, abort"),
         ("/pause", b'{"for_seconds": NaN}', 400, "for_seconds"),
         ("/admission-limit", b"{}", 400, "say limit"),
         ("/abort", b'{"ids": null}', 400, "say either"),
-        ("/abort", b'{"ids": 5}', 400, "do not fit"),
-        ("/abort", b'{"older_than_seconds": "long"}', 400, "do not fit"),
+        ("/abort", b'{"ids": 5}', 400, "list of texts"),
+        ("/abort", b'{"older_than_seconds": "long"}', 400, "a number from 0"),
+        ("/abort", b'{"older_than_seconds": 1, "most": 0}', 400, "a whole number from 1"),
+        ("/admission-limit", b'{"limit": 5, "adaptive": "yes"}', 400, "true or false"),
+        ("/admission-limit", b'{"limit": 99999999999}', 400, "a whole number from 0 to"),
         ("/refuse-prompt", b"{}", 400, "SHA-256"),
         ("/status", b"", 404, "there is no such route"),
         ("/pause", b"x" * (2 << 20), 413, "too long"),

@@ -285,3 +285,43 @@ def test_what_is_absent_in_one_step_is_counted_in_the_next(tmp_path: Path) -> No
     recorder.turn(last=True)
     (*_, line) = told(tmp_path, "totals")
     assert line["engines"]["0"]["counters"]["prefix_cache_hits"] == 4
+
+
+def test_what_waits_for_the_disk_is_what_was_true_then(tmp_path: Path) -> None:
+    clock = Clock()
+    recorder = make(tmp_path / "spool", clock)
+    (tmp_path / "spool").write_text("a file where the folder should be")
+    for _ in range(5):
+        clock.now += 1.0
+        recorder.record(0, scheduler(), iteration(tokens=10))
+        recorder.turn()
+    (tmp_path / "spool").unlink()
+    clock.now += 1.0
+    recorder.turn()
+    lines = told(tmp_path / "spool", "totals")
+    assert [line["engines"]["0"]["counters"]["generation_tokens"] for line in lines] == [10, 20, 30, 40, 50, 50]
+
+
+def test_an_id_is_the_clients_and_is_cut(tmp_path: Path) -> None:
+    recorder = make(tmp_path, Clock())
+    recorder.record(0, scheduler(), iteration(finished("j" * 1_000_000)))
+    recorder.turn()
+    assert requests_told(tmp_path)[0]["id"] == "j" * 200
+
+
+@pytest.mark.parametrize("jump_seconds", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_hides_no_stall_and_makes_none(tmp_path: Path, jump_seconds: float) -> None:
+    clock = Clock()
+    arrived: list[float] = []
+    jumped = 0.0
+
+    def in_flight() -> tuple[int, float | None]:
+        return len(arrived), max(0.0, clock.now + jumped - min(arrived)) if arrived else None
+
+    recorder = make(tmp_path, clock, in_flight=in_flight)
+    recorder.record(0, scheduler(running=0), None)
+    assert not stall_of(tmp_path, clock, recorder, 600.0)
+    arrived.append(clock.now)
+    jumped = jump_seconds
+    assert not stall_of(tmp_path, clock, recorder, 2.0)
+    assert stall_of(tmp_path, clock, recorder, 2.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -90,6 +91,60 @@ def test_a_disk_that_fills_up_and_is_freed(tmp_path: Path, monkeypatch: pytest.M
     assert spool.failure is None
     lines = whole_lines(tmp_path)
     assert [(line["n"], line["value"]) for line in lines] == [(number + 1, number) for number in range(40)]
+
+
+def test_no_segment_is_without_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, "1-2-1", 1_000_000, {"pid": 1})
+    write, is_full = os.write, True
+
+    def write_or_not(descriptor: int, data: bytes) -> int:
+        if is_full:
+            write(descriptor, bytes(data)[:5])
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_or_not)
+    assert spool.write([{"kind": "x"}]) == 0
+    assert not list(tmp_path.iterdir())
+    is_full = False
+    assert spool.write([{"kind": "x"}]) == 1
+    (file,) = tmp_path.iterdir()
+    header, line = map(json.loads, file.read_text().splitlines())
+    assert (header["kind"], header["pid"], line["n"]) == ("header", 1, 1)
+
+
+def test_segments_that_cannot_be_opened_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, "1-2-1", 65_536, {"pid": 1})
+    open_file, is_failing = os.open, False
+
+    def open_or_not(path: Any, *further: Any) -> int:
+        if is_failing:
+            raise OSError(errno.EMFILE, "too many open files")
+        return open_file(path, *further)
+
+    monkeypatch.setattr(os, "open", open_or_not)
+    for number in range(3_000):
+        is_failing = number % 2 == 0
+        spool.write([{"kind": "x", "value": "v" * 200}])
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 65_536 * 1.1
+
+
+def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", "1-2-1", 65_536, {"pid": 1})
+    spool.write([{"kind": "x"}])
+    shutil.rmtree(tmp_path / "spool")
+    assert spool.write([{"kind": "x"}]) == 1
+    assert [line["n"] for line in whole_lines(tmp_path / "spool")] == [2]
+
+
+def test_only_what_the_dead_left_a_week_ago_is_removed(tmp_path: Path) -> None:
+    names = ("someone.spool", f"{os.getpid()}-1-1.000001.spool", "4194305-1-1.000001.spool", "4194305-1-2.000001.spool")
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1.0, 1.0))
+    os.utime(tmp_path / names[3])
+    Spool(tmp_path, "1-2-1", 65_536, {}).write([{"kind": "x"}])
+    assert {file.name for file in tmp_path.iterdir()} == {*names, "1-2-1.000001.spool"} - {names[2]}
 
 
 def test_after_kill_minus_nine_all_that_was_written_is_there(tmp_path: Path) -> None:

@@ -33,8 +33,7 @@ class MonitorEndpoints:
         """Add the routes, and the gate."""
         try:
             app.mount(MOUNT_PATH, self._routes)
-            if not _has_gate(app):
-                app.add_middleware(Gate)
+            app.add_middleware(Gate)  # where the operator has put in one as well, that one does the work
             _reached("application_built")
         except Exception:  # without levers the server works as it always did
             self._complain("cannot add its routes")
@@ -54,11 +53,6 @@ class MonitorEndpoints:
     def _complain(what: str) -> None:
         with contextlib.suppress(Exception):
             _log.warning("vllm-monitor %s in this server, which goes on without", what, exc_info=True)
-
-
-def _has_gate(app: Any) -> bool:
-    """Whether the operator put it in with ``--middleware``."""
-    return any(getattr(one, "cls", None) is Gate for one in getattr(app, "user_middleware", ()))
 
 
 def _note(kind: str, **facts: Any) -> None:

@@ -177,11 +177,11 @@ class EngineTotals:
         self._is_excused = True
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """All of it as JSON values, which do not change any more: they may wait for the disk."""
         return {
-            "counters": self.counters,
+            "counters": dict(self.counters),
             "gauges": {} if self._is_part else self.gauges,
-            "finished": self.finished,
+            "finished": dict(self.finished),
             "histograms": {name: one.as_json() for name, one in self.histograms.items() if any(one.counts)},
         }
 

@@ -29,7 +29,9 @@ class Heartbeat:
         self._stepped = False
         self._waiting_since: float | None = None
         self._excused_until = float("-inf")
+        self._idle_at = float("-inf")
         self._told = False
+        self._told_at: float | None = None
 
     def look(
         self,
@@ -55,12 +57,13 @@ class Heartbeat:
         if is_excused:
             self._excused_until = now
         if in_flight <= 0 or is_excused:
-            self._waiting_since = None
+            self._waiting_since, self._idle_at = None, now
         else:
-            # Without ages it is only known that they are in flight now; waiting begins when that is first seen.
+            # Without ages it is only known that they are in flight now; waiting begins when that is first seen. Ages
+            # are told by a clock that may be set: they make it no later, and no earlier than when nobody waited.
             begun = now if self._waiting_since is None else self._waiting_since
             if oldest_seconds is not None:
-                begun = now - oldest_seconds
+                begun = max(min(begun, now - oldest_seconds), self._idle_at)
             self._waiting_since = max(begun, self._excused_until, begun if step_at is None else step_at)
         stalled = self.stalled_seconds(now) > 0
         if not (stalled or self._told):  # the gap that a stall leaves is not a usual one
@@ -69,6 +72,9 @@ class Heartbeat:
             return []
         self._told = stalled
         fact = {"kind": "stalled" if stalled else "stall_over", "engine": self._engine, "in_flight": in_flight}
+        if not stalled:
+            fact["stepped"] = step_at is not None and self._told_at is not None and step_at > self._told_at
+        self._told_at = now
         if stalled:
             fact["seconds"] = round(self.stalled_seconds(now), 3)
         return [fact]

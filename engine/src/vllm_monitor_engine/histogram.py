@@ -56,4 +56,4 @@ class Histogram:
 
     def as_json(self) -> dict[str, object]:
         """Bounds (a text with spaces between them, made once), counts per bucket (not summed up), sum of all values."""
-        return {"bounds": self._told_bounds, "counts": self.counts, "sum": self.total}
+        return {"bounds": self._told_bounds, "counts": list(self.counts), "sum": self.total}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,20 +18,33 @@ from typing import Any, NamedTuple
 
 from vllm_monitor_engine.settings import EngineSettings
 
-__all__ = ["Gate", "GateState", "gate_state", "prompt_hash"]
+__all__ = ["Gate", "GateState", "gate_state", "prompt_hash", "prompt_hashes"]
+
+_log = logging.getLogger("vllm.vllm_monitor_engine")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-GENERATION_PATHS = (
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/inference/v1/generate",
+GENERATION_PATHS = frozenset(
+    (
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/systemone",
+        "/cohere/v2/chat",
+        "/inference/v1/generate",
+        "/invocations",
+        "/generate",
+    )
 )
+SEEN = "vllm_monitor.gate"
+"""Marks a request that an outer gate of ours has let in: a second one does not count it again."""
 PROMPT_NAMES = ("prompt", "messages", "input", "token_ids")
 MOST_REFUSED_PROMPTS = 1_000
 MOST_BODY_BYTES = 16 * 1024 * 1024
@@ -46,7 +59,7 @@ class GateState:
     Attributes:
         limit: How many generation requests may be in flight; ``None`` for any number.
         client_limit: How many of one client address; ``None`` for any number.
-        refused_prompts: Hashes of prompts that are refused (:func:`prompt_hash`), and the monotonic time until when.
+        refused_prompts: Hashes of prompts (:func:`prompt_hashes`) that a lever refuses, and until which monotonic time.
         retry_after_seconds: What those who are refused are told to wait.
         faults: Faults of the gate itself, which let requests pass.
     """
@@ -56,7 +69,7 @@ class GateState:
         self.limit: int | None
         self.client_limit: int | None
         self.reset_limits()
-        self.refused_prompts: dict[str, float] = dict.fromkeys(self._settings.refused_prompts, math.inf)
+        self.refused_prompts: dict[str, float] = {}
         self.retry_after_seconds = 1
         self.faults = 0
         self.in_flight = 0
@@ -64,6 +77,10 @@ class GateState:
         self.ended = 0
         self.refused: dict[str, int] = {"limit": 0, "client_limit": 0, "prompt": 0}
         self.by_client: dict[str, int] = {}
+
+    def complaints(self) -> tuple[str, ...]:
+        """What was wrong with the operator's variables, where no recorder says so."""
+        return () if self._settings.enabled else self._settings.complaints
 
     def reset_limits(self) -> None:
         """Have the limits again that the operator chose before the start."""
@@ -76,6 +93,16 @@ class GateState:
         if self.client_limit is not None and self.by_client.get(client, 0) >= self.client_limit:
             return "client_limit"
         return None
+
+    def refuses_prompts(self, now: float) -> bool:
+        """Whether any prompt is refused now; what is over by now is forgotten."""
+        for digest in [digest for digest, until in self.refused_prompts.items() if until <= now]:
+            del self.refused_prompts[digest]
+        return bool(self.refused_prompts or self._settings.refused_prompts)
+
+    def all_refused(self) -> set[str]:
+        """Hashes that a lever refuses, and those that the operator named before the start."""
+        return {*self.refused_prompts, *self._settings.refused_prompts}
 
     def refuse_prompt(self, digest: str, until: float) -> None:
         """Refuse prompts with this hash until a monotonic time; beyond a thousand the oldest are forgotten."""
@@ -110,18 +137,21 @@ class Gate:
     def __init__(self, app: App, state: GateState | None = None) -> None:
         self._app = app
         self._state = state if state is not None else _state
+        for complaint in self._state.complaints():
+            _log.warning("vllm-monitor: %s", complaint)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request; where the gate itself fails, as if it were not there."""
-        if scope.get("type") != "http" or scope.get("method") != "POST" or scope.get("path") not in GENERATION_PATHS:
+        if SEEN in scope or not _is_generation(scope):
             await self._app(scope, receive, send)
             return
+        scope[SEEN] = True
         client = self._enter(scope)
         if isinstance(client, _Refusal):
             await self._refuse(client.reason, send)
             return
         try:
-            if self._state.refused_prompts:
+            if self._refuses_prompts():
                 body, receive = await _read_body(receive)
                 if self._is_harmful(body):
                     await self._refuse("prompt", send)
@@ -156,9 +186,16 @@ class Gate:
         else:
             del state.by_client[client]
 
+    def _refuses_prompts(self) -> bool:
+        try:
+            return self._state.refuses_prompts(time.monotonic())
+        except Exception:  # likewise
+            self._state.faults += 1
+            return False
+
     def _is_harmful(self, body: bytes) -> bool:
         try:
-            return time.monotonic() < self._state.refused_prompts.get(prompt_hash(body), 0.0)
+            return not prompt_hashes(body).isdisjoint(self._state.all_refused())
         except Exception:  # likewise
             self._state.faults += 1
             return False
@@ -182,15 +219,32 @@ class Gate:
             await send({"type": "http.response.body", "body": content})
 
 
-def prompt_hash(body: bytes) -> str:
-    """SHA-256 of the prompt of a request, whatever its other parameters are; of the body where it has no prompt."""
-    with contextlib.suppress(ValueError, RecursionError):
+def prompt_hash(prompt: Any) -> str:
+    """SHA-256, in hexadecimal digits, of a prompt as JSON without blanks, its keys in order.
+
+    A text is hashed with its quotation marks, a chat as its whole list of messages.
+    """
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def prompt_hashes(body: bytes) -> set[str]:
+    """The hashes by which a request can be refused: of its prompt, of each of several, of its body if it has none."""
+    try:
         request = json.loads(body)
-        if isinstance(request, dict):
-            prompt = next((request[name] for name in PROMPT_NAMES if name in request), None)
-            if prompt is not None:
-                body = json.dumps(prompt, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(body).hexdigest()
+    except (ValueError, RecursionError):
+        request = None
+    prompts = [request[name] for name in PROMPT_NAMES if name in request] if isinstance(request, dict) else []
+    if not prompts:
+        return {hashlib.sha256(body).hexdigest()}
+    several = [one for prompt in prompts if isinstance(prompt, list) for one in prompt if isinstance(one, (str, list))]
+    return {prompt_hash(prompt) for prompt in (*prompts, *several)}
+
+
+def _is_generation(scope: MutableMapping[str, Any]) -> bool:
+    if scope.get("type") != "http" or scope.get("method") != "POST":
+        return False
+    path = str(scope.get("path", "")).removeprefix(str(scope.get("root_path") or ""))
+    return (path.rstrip("/") or path) in GENERATION_PATHS
 
 
 def _client_of(scope: MutableMapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from vllm_monitor_engine.step_columns import ColumnReader, figures_of
 __all__ = ["REQUEST_PATHS", "finished_columns", "request_lines"]
 
 REQUESTS_PER_LINE = 64
+MOST_TEXT = 200
+"""Of an id, which is the client's to choose."""
 FIGURES = {
     "prompt_tokens": "num_prompt_tokens",
     "output_tokens": "num_generation_tokens",
@@ -47,8 +49,8 @@ def finished_columns(reader: ColumnReader, finished: Sequence[Any], ended: Seque
         return {}
     columns = reader.read(requests)
     return {
-        "id": [str(one or "") for one in columns["id"]],
-        "reason": [_reason(one) for one in columns["reason"]],
+        "id": [str(one or "")[:MOST_TEXT] for one in columns["id"]],
+        "reason": [_reason(one)[:MOST_TEXT] for one in columns["reason"]],
         "ended": figures_of(times),
         **{name: figures_of(columns[name]) for name in FIGURES},
     }

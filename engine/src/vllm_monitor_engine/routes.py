@@ -44,7 +44,7 @@ async def _reset_prefix_cache(levers: Levers, body: dict[str, Any]) -> dict[str,
 
 
 async def _admission_limit(levers: Levers, body: dict[str, Any]) -> dict[str, Any]:
-    if "limit" not in body and not body.get("adaptive"):
+    if not body.keys() & {"limit", "client_limit", "adaptive"}:
         raise LeverError("say limit: a whole number, or null to take it away")
     return await levers.set_admission_limit(body.pop("limit", None), **body)
 
@@ -53,6 +53,12 @@ async def _refuse_prompt(levers: Levers, body: dict[str, Any]) -> dict[str, Any]
     return levers.refuse_prompt(body.pop("prompt_hash", ""), **body)
 
 
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "/pause": ("mode", "for_seconds"),
+    "/abort": ("ids", "older_than_seconds", "most"),
+    "/admission-limit": ("limit", "client_limit", "adaptive", "for_seconds"),
+    "/refuse-prompt": ("prompt_hash", "for_seconds"),
+}
 ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/status"): _status,
     ("GET", "/requests"): _requests,
@@ -102,11 +108,14 @@ class Routes:
         if self.levers is None:
             return 503, {"error": "there is no engine behind these levers (yet)"}
         try:
-            return 200, await handler(self.levers, await _body(receive))
+            body = await _body(receive)
+            strange = sorted(body.keys() - set(ARGUMENTS.get(path.rstrip("/"), ())))
+            if strange:
+                known = ", ".join(ARGUMENTS.get(path.rstrip("/"), ())) or "no arguments"
+                raise LeverError(f"there is no {strange[0][:80]!r} here; there are {known}")
+            return 200, await handler(self.levers, body)
         except LeverError as error:
             return error.status, {"error": str(error)}
-        except TypeError as error:
-            return 400, {"error": f"these arguments do not fit: {error}"}
         except Exception as error:  # a fault of ours is an answer, and not the server's
             return 500, {"error": f"a fault of vllm-monitor: {error!r}"}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +23,9 @@ __all__ = ["FORMAT", "SUFFIX", "Spool"]
 FORMAT = 1
 SUFFIX = ".spool"
 SEGMENTS = 8
+ENCODED_AT_ONCE = 64
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+NAME = re.compile(r"(?P<pid>[0-9]+)-[0-9]+-[0-9]+\.[0-9]{6,}\.spool")
 FORGOTTEN_SECONDS = 7 * 86_400.0
 
 
@@ -53,24 +57,28 @@ class Spool:
 
         Fewer than all when the disk would not take them (:attr:`failure` says why); give the rest again later.
         """
-        if not records:
-            return 0
-        data = [_line({"n": self._lines + place, **record}) for place, record in enumerate(records, start=1)]
-        done, self.failure = 0, None
-        while done < len(data) and self.failure is None:
-            together = self._fitting(data[done:])
+        pending, done, self.failure = list(records), 0, None
+        if self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0:
+            self.close()  # somebody has removed the file, or its folder: what is written there nobody finds
+        while done < len(pending):
+            if self._descriptor is None and not self._begin_segment():
+                break
+            some = pending[done : done + ENCODED_AT_ONCE]
+            data = [_line({"n": self._lines + done + place, **record}) for place, record in enumerate(some, start=1)]
+            together = self._fitting(data)
             if not together:
-                self._begin_segment()
-                together = self._fitting(data[done:]) or 1  # what is larger than a segment has one for itself
-            if self.failure is None:
-                done += self._append(data[done : done + together])
+                if not self._begin_segment():
+                    break
+                together = self._fitting(data) or 1  # what is larger than a segment has one for itself
+            written = self._append(data[:together])
+            done += written
+            if written < together:
+                break
         self._lines += done
         return done
 
     def _fitting(self, data: Sequence[bytes]) -> int:
         """How many of these lines the segment has room for."""
-        if self._descriptor is None:
-            return 0
         room, fitting = self._segment_bytes - self._written, 0
         for line in data:
             room -= len(line)
@@ -85,27 +93,38 @@ class Spool:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> bool:
+        """Whether there is a new segment with its header; without it no reader would know whose lines they are."""
+        self.close()
         try:
-            self._open_segment()
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_folder()
+            if not self._cleaned:
+                self._remove_forgotten()
+                self._cleaned = True
+            path = self._path(self._segment + 1)
+            try:
+                self._descriptor = os.open(path, FLAGS, 0o600)
+            except FileExistsError:
+                self._segment += 1  # it is not ours: the next time the one after it
+                raise
         except OSError as error:
             self.failure = error
-
-    def _open_segment(self) -> None:
-        self.close()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check_folder()
-        if not self._cleaned:
-            self._remove_forgotten()
-            self._cleaned = True
-        self._segment += 1
-        path = self._folder / f"{self._name}.{self._segment:06d}{SUFFIX}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-        self._descriptor = os.open(path, flags, 0o600)
+            return False
         self._written, self._torn = 0, False
-        self._append([_line({**self._header, "kind": "header", "format": FORMAT, "segment": self._segment})])
-        too_old = self._folder / f"{self._name}.{self._segment - SEGMENTS:06d}{SUFFIX}"
-        too_old.unlink(missing_ok=True)
+        header = {**self._header, "kind": "header", "format": FORMAT, "segment": self._segment + 1}
+        if self._append([_line(header)]) != 1:
+            self.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return False
+        self._segment += 1
+        with contextlib.suppress(OSError):
+            self._path(self._segment - SEGMENTS).unlink(missing_ok=True)
+        return True
+
+    def _path(self, segment: int) -> Path:
+        return self._folder / f"{self._name}.{segment:06d}{SUFFIX}"
 
     def _check_folder(self) -> None:
         """In a folder of others, or that they may write to, what we write could be theirs: a link, or a lie."""
@@ -132,10 +151,13 @@ class Spool:
         return max(0, text[:done].count(b"\n") - len(ending))
 
     def _remove_forgotten(self) -> None:
-        """Files of processes that nobody has read, or written, for a week."""
-        for path in self._folder.glob(f"*{SUFFIX}"):
+        """Files of processes that are gone, which nobody has written for a week."""
+        for path in self._folder.iterdir():
+            found = NAME.fullmatch(path.name)
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
+                if found is None or time.time() - path.stat().st_mtime <= FORGOTTEN_SECONDS:
+                    continue
+                if not Path(f"/proc/{found['pid']}").exists():  # a clock that is wrong makes nothing old
                     path.unlink()
 
 

@@ -27,7 +27,8 @@ POINTS = {
     "middleware:GateState.why_refused": "loop",
     "middleware:_client_of": "loop",
     "middleware:_give_id": "loop",
-    "middleware:prompt_hash": "loop",
+    "middleware:GateState.refuses_prompts": "loop",
+    "middleware:prompt_hashes": "loop",
     "admission:AimdLimit.look": "loop",
     "levers:Levers.requests": "loop",
     "levers:Levers.status": "loop",
@@ -49,7 +50,7 @@ START_POINTS = (
     "host_process:server_header",
     "host_process:spool_name",
     "endpoint_plugin:Levers",
-    "endpoint_plugin:_has_gate",
+    "endpoint_plugin:gate_state",
     "recorder:Recorder.note",
     "startup_phases:StartupPhases.reach",
 )

@@ -136,3 +136,26 @@ def test_its_usual_gap_is_one_through_which_its_requests_were_served(
 )
 def test_which_of_how_many_it_is(parallel: Any, facts: dict[str, int]) -> None:
     assert api_server_facts(SimpleNamespace(parallel_config=parallel)) == facts
+
+
+def test_a_pause_is_no_usual_gap(tmp_path: Path) -> None:
+    clock = Clock()
+    server = ApiServer(tmp_path, clock, 0)
+
+    def step(gap_seconds: float) -> None:
+        clock.now += gap_seconds
+        said = iteration()
+        said.inter_token_latencies_iter = [gap_seconds]
+        server.recorder.record(0, None, said)
+        server.recorder.turn()
+
+    server.flying = (1, None)
+    step(0.02)
+    server.recorder.standing["paused"] = 1
+    server.wait(30.0)
+    assert server.told("totals")[-1]["stalled_seconds"] == 0
+    server.recorder.standing["paused"] = 0
+    step(0.02 + 30.0)
+    step(0.02)
+    server.wait(4.0)
+    assert server.told("totals")[-1]["stalled_seconds"] > 0, "and not only after three times the pause"

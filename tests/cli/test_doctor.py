@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import sys
@@ -133,6 +134,16 @@ def test_looking_leaves_the_store_as_it_is(
     if said:
         assert said in found[0][1]
         assert change is make_old or found[0][2] == "Look with vllm-monitor check."
+
+
+def test_a_folder_that_cannot_be_looked_at_and_a_pipe_for_a_store(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "monitor.db")
+    for folder, said in ((f"/{'x' * 5000}", "File name too long"), (tmp_path, "is no file")):
+        findings = json.loads(run("doctor", "--json", "--storage-dir", folder).stdout)["findings"]
+        (found,) = (one for one in findings if one["check"] == "history")
+        assert found["level"] == "unknown"
+        assert said in found["message"]
+        assert not any("a fault of ours" in one["advice"] for one in findings)
 
 
 def test_a_store_that_is_open_is_read_beside_its_writer(tmp_path: Path) -> None:

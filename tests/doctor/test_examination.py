@@ -124,6 +124,19 @@ def test_what_a_failing_check_and_a_fix_say_is_without_secrets(
     assert SECRET not in repr(findings) + caplog.text
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("at https://u:pass-1@host/a", "at https://u:[redacted]@host/a"),
+        ("at https://u:pa/ss-1@host/a", "at https://u:[redacted]@host/a"),
+        ("of u:pass-1@host", "of u:[redacted]@host"),
+        ("--hf-tok pass-1 --port 80", "--hf-tok [redacted] --port 80"),
+    ],
+)
+def test_the_rest_of_what_is_said_stays(said: str, shown: str) -> None:
+    assert without_secrets(said) == shown
+
+
 def test_differences_in_secrets_alone_are_none() -> None:
     given = {"kv-transfer-config": '{"password":"[redacted]"}', "model": "m"}
     path = HappyPath("1", "good", [], {}, [], metadata={"fingerprint": {"arguments": given, "models": ["m"]}})

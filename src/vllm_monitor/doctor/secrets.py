@@ -22,7 +22,7 @@ _SECRET_WORDS = ("key", "token", "password", "passphrase", "secret", "credential
 _NOT_SHORTENED = frozenset({"sec", "to"})
 _LEAST_PREFIX = 2
 _OPTION = re.compile(r"(?<![\w-])(--?[A-Za-z][\w.-]*)(=|\s+)(?!-|\[redacted\])(\"[^\"]*\"|'[^']*'|\S+)")
-_LOGIN = re.compile(r"(?<![^\s/\"'=(])([^\s/:@\"'=(]+):(?!\[redacted\]@)([^\s@]+)@")
+_LOGIN = re.compile(r"(?<![^\s/\"'=(])([^\s/:@\"'=(]+):(?!//|\[redacted\]@)([^\s@]+)@")
 _HOST_NAME = re.compile(r"[\w.-]*")
 
 

@@ -155,10 +155,11 @@ def test_a_store_that_is_open_is_read_beside_its_writer(tmp_path: Path) -> None:
     assert [one["data"]["nearest"] for one in findings if one["check"] == "history"] == ["good"]
 
 
-def test_what_the_store_says_of_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", StorageBackend)
+def test_what_the_store_says_of_the_model(tmp_path: Path, backend: StorageBackend) -> None:
     now = SystemClock().now()
     checkpoint = StateCheckpoint(now, LifecycleState.READY, None, None, {}, {}, {}, target="http://a:8000")
-    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path, backend=backend)) as store:
         known = {"arguments": {"model": "org/m", "host": "1"}, "models": ["org/m"]}
         store.save_happy_path("1", "good", [checkpoint], {}, [], metadata={"fingerprint": known})
     words = ["--storage-dir", str(tmp_path), "--json", "--", *COMMAND, "org/m", "--host", "127.0.0.1"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from tests.cli.running import run
 
 from vllm_monitor.clock import SystemClock
 from vllm_monitor.doctor import Finding, Fix, FixResult, Level, Subject, examination
-from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
+from vllm_monitor.persistence import PersistenceConfig, PersistenceManager, StorageBackend
 from vllm_monitor.records import LifecycleState, StateCheckpoint
 
 COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
@@ -95,10 +98,68 @@ def test_python_and_port_can_be_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/absent cannot be run" in next(one for one in findings if one["check"] == "versions")["message"]
 
 
-def test_what_the_store_says_of_the_model(tmp_path: Path) -> None:
+def folder_of(path: Path) -> dict[str, tuple[int, bytes]]:
+    return {one.name: (one.stat().st_mtime_ns, one.read_bytes()) for one in path.iterdir() if one.is_file()}
+
+
+def harm(database: Path) -> None:
+    database.write_bytes(b"\xff" * 8192)
+
+
+def make_old(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+
+
+def leave(_: Path) -> None:
+    """Nothing is wrong with it."""
+
+
+@pytest.mark.parametrize("backend", StorageBackend)
+@pytest.mark.parametrize(
+    ("change", "said"), [(harm, "is damaged"), (make_old, "has the schema of an earlier version"), (leave, "")]
+)
+def test_looking_leaves_the_store_as_it_is(
+    tmp_path: Path, backend: StorageBackend, change: Callable[[Path], None], said: str
+) -> None:
+    config = PersistenceConfig(storage_dir=tmp_path, backend=backend)
+    PersistenceManager(config).close()
+    change(config.db_path)
+    before = folder_of(tmp_path)
+    findings = json.loads(run("doctor", "--json", "--storage-dir", tmp_path).stdout)["findings"]
+    found = [(one["level"], one["message"], one["advice"]) for one in findings if one["check"] == "history"]
+    assert folder_of(tmp_path) == before
+    assert [level for level, _, _ in found] == (["unknown"] if said else [])
+    if said:
+        assert said in found[0][1]
+        assert change is make_old or found[0][2] == "Look with vllm-monitor check."
+
+
+def test_a_folder_that_cannot_be_looked_at_and_a_pipe_for_a_store(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "monitor.db")
+    for folder, said in ((f"/{'x' * 5000}", "File name too long"), (tmp_path, "is no file")):
+        findings = json.loads(run("doctor", "--json", "--storage-dir", folder).stdout)["findings"]
+        (found,) = (one for one in findings if one["check"] == "history")
+        assert found["level"] == "unknown"
+        assert said in found["message"]
+        assert not any("a fault of ours" in one["advice"] for one in findings)
+
+
+def test_a_store_that_is_open_is_read_beside_its_writer(tmp_path: Path) -> None:
+    known = {"arguments": {"model": "org/m"}, "models": ["org/m"]}
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
+        store.save_happy_path("1", "good", [], {}, [], metadata={"fingerprint": known})
+        words = ["--storage-dir", str(tmp_path), "--json", "--", *COMMAND, "org/m"]
+        findings = json.loads(run("doctor", *words, check=1).stdout)["findings"]
+    assert [one["data"]["nearest"] for one in findings if one["check"] == "history"] == ["good"]
+
+
+@pytest.mark.parametrize("backend", StorageBackend)
+def test_what_the_store_says_of_the_model(tmp_path: Path, backend: StorageBackend) -> None:
     now = SystemClock().now()
     checkpoint = StateCheckpoint(now, LifecycleState.READY, None, None, {}, {}, {}, target="http://a:8000")
-    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path)) as store:
+    with PersistenceManager(PersistenceConfig(storage_dir=tmp_path, backend=backend)) as store:
         known = {"arguments": {"model": "org/m", "host": "1"}, "models": ["org/m"]}
         store.save_happy_path("1", "good", [checkpoint], {}, [], metadata={"fingerprint": known})
     words = ["--storage-dir", str(tmp_path), "--json", "--", *COMMAND, "org/m", "--host", "127.0.0.1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import psutil
 import pytest
 from tests.doctor.subjects import CPU_BUILD, GPU_BUILD, levels, make_subject, run_check, the_only
 
-from vllm_monitor.doctor import RULES, Installation, Level
+from vllm_monitor.doctor import RULES, Installation, Level, examine, parse_launch
+from vllm_monitor.errors import StoreDamagedError
 from vllm_monitor.records import HappyPath
 
 QUIET = (
@@ -37,6 +39,7 @@ CASES: list[tuple[str, str, Installation]] = [
     ("sleep mode on a CPU", f"{MODULE} --enable-sleep-mode", CPU_BUILD),
     ("vllm command of the CPU build", QUIET, CPU_BUILD),
     ("no share of memory", f"{QUIET} --gpu-memory-utilization 1.2", GPU_BUILD),
+    ("no share of memory", f"{QUIET} --gpu-memory-utilization nan", GPU_BUILD),
     ("no share of memory", f"{QUIET} --gpu_memory_utilization=0", GPU_BUILD),
     ("development routes for everybody", "VLLM_SERVER_DEV_MODE=1 vllm serve m --host 0.0.0.0", GPU_BUILD),
     ("development routes for everybody", "VLLM_SERVER_DEV_MODE=1 vllm serve m", GPU_BUILD),
@@ -128,6 +131,52 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert run_check("model", make_subject()) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "level", "said"),
+    [
+        ("~nosuchuser/x", Level.PROBLEM, "there is no model at ~nosuchuser/x"),
+        ("x" * 5000, Level.PROBLEM, "nor a name that a hub can have"),
+        ("/" + "x" * 5000, Level.PROBLEM, "File name too long"),
+        ("a b", Level.PROBLEM, "nor a name that a hub can have"),
+        ("s3://bucket/m", Level.UNKNOWN, "is an address"),
+        ("/a\0b", Level.PROBLEM, "there is no model at"),
+    ],
+)
+def test_a_model_with_an_odd_name(model: str, level: Level, said: str) -> None:
+    subject = make_subject()
+    findings = examine(replace(subject, launch=parse_launch(["vllm", "serve", model, "-tp", "inf"], {})))
+    found = the_only([one for one in findings if one.check == "model"], level)
+    assert said in found.message
+    assert len(found.message) < 400
+    assert not any("this could not be looked at" in one.message for one in findings)
+
+
+def test_pipes_in_the_place_of_files_are_not_waited_for(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m")
+    os.mkfifo(model / "config.json")
+    assert "cannot be read" in the_only(run_check("model", make_subject(f"vllm serve {model}")), Level.PROBLEM).message
+    os.mkfifo(tmp_path / "pipe")
+    found = the_only(run_check("model", make_subject(f"vllm serve {tmp_path}/pipe")), Level.PROBLEM)
+    assert "neither a folder nor a file" in found.message
+    refs = tmp_path / "hub" / "models--org--m" / "refs"
+    refs.mkdir(parents=True)
+    os.mkfifo(refs / "main")
+    assert levels(run_check("model", make_subject(f"HF_HOME={tmp_path} vllm serve org/m"))) == [Level.NOTE]
+
+
+def test_a_configuration_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", {})
+    os.truncate(model / "config.json", 1 << 40)
+    assert "cannot be read" in the_only(run_check("model", make_subject(f"vllm serve {model}")), Level.PROBLEM).message
+
+
+def test_positions_that_are_nested_deeply(tmp_path: Path) -> None:
+    rope = '{"a":' * 400 + "1" + "}" * 400
+    model = make_model(tmp_path / "m", f'{{"max_position_embeddings": 4, "rope_scaling": {rope}}}')
+    found = run_check("model", make_subject(f"vllm serve {model} --max-model-len 9"))
+    assert Level.UNKNOWN not in levels(found)
+
+
 def test_a_model_that_was_downloaded(tmp_path: Path) -> None:
     cached = tmp_path / "hub" / "models--org--m"
     (cached / "snapshots").mkdir(parents=True)
@@ -207,5 +256,10 @@ def test_a_configuration_that_went_wrong_more_often_than_well() -> None:
     assert "1 later run went well, 4 did not" in the_only(run_check("history", subject), Level.WARNING).message
 
 
+DAMAGED = StoreDamagedError("the store is damaged", hint="Look with vllm-monitor check.")
+
+
 def test_a_store_that_could_not_be_read_is_unknown() -> None:
-    assert levels(run_check("history", make_subject("vllm serve m", happy_paths="it is damaged"))) == [Level.UNKNOWN]
+    assert levels(run_check("history", make_subject("vllm serve m", happy_paths=DAMAGED))) == [Level.UNKNOWN]
+    found = the_only(run_check("history", make_subject(happy_paths=DAMAGED)), Level.UNKNOWN)
+    assert (found.advice, "the store is damaged" in found.message) == ("Look with vllm-monitor check.", True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.docs.pages import DOCS
 from tests.doctor.subjects import CPU_BUILD, GPU_BUILD, PLUGINS, levels, make_subject, run_check, the_only
 
 from vllm_monitor.core import MonitorConfig
 from vllm_monitor.doctor import Installation, Level
-from vllm_monitor.doctor.variables import ENGINE_NUMBERS
+from vllm_monitor.doctor.variables import ENGINE_LIMITS, ENGINE_NUMBERS, OUR_VARIABLES
 from vllm_monitor_engine.settings import EngineSettings
 
 NOTHING = Installation(Path("/p"), python="3.11.7")
@@ -109,10 +112,32 @@ def test_without_the_list_of_vllm_its_variables_are_unknown() -> None:
 
 def test_every_variable_of_ours_is_known() -> None:
     names = ["VLLMMON_STORAGE_DIR", "VLLMMON_TRUST_FILE", "VLLMMON_TARGET_URL", "VLLMMON_ENABLED", *ENGINE_NUMBERS]
+    names += ENGINE_LIMITS
     environment = dict.fromkeys(names, "") | {"VLLMMON_SPOOL_DIR": "/x", "VLLMMON_API_KEY": "k"}
     for name, field in MonitorConfig.model_fields.items():
         if isinstance(field.default, int | float):
             environment[f"VLLMMON_{name.upper()}"] = str(field.default)
+    assert levels(run_check("variables", make_subject(environment=environment))) == [Level.OK]
+
+
+def test_no_variable_of_the_part_inside_is_forgotten() -> None:
+    source = Path(inspect.getfile(EngineSettings)).read_text(encoding="utf-8")
+    page = (DOCS / "inside.md").read_text(encoding="utf-8")
+    inside = set(re.findall(r"VLLMMON_[A-Z_]*[A-Z]", source))
+    assert {"VLLMMON_ADMISSION_LIMIT", "VLLMMON_REFUSED_PROMPTS"} <= inside
+    assert (inside | set(re.findall(r"VLLMMON_[A-Z_]*[A-Z]", page))) - OUR_VARIABLES == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ENGINE_LIMITS for value in ("0", " 7 ", "999999999")),
+        ("VLLMMON_REFUSED_PROMPTS", f"{'a' * 64}, {'B' * 64},"),
+    ],
+)
+def test_what_the_gate_takes_is_fine(name: str, value: str) -> None:
+    environment: dict[str, Any] = {name: value}
+    assert EngineSettings.from_environment(environment).complaints == ()
     assert levels(run_check("variables", make_subject(environment=environment))) == [Level.OK]
 
 
@@ -121,6 +146,9 @@ def test_every_variable_of_ours_is_known() -> None:
     [
         *((name, str(value)) for name, (least, most) in ENGINE_NUMBERS.items() for value in (least / 2, most * 2, "x")),
         ("VLLMMON_SPOOL_DIR", "relative"),
+        *((name, value) for name in ENGINE_LIMITS for value in ("-1", "1.5", "x", "٣", "1" * 10)),
+        ("VLLMMON_REFUSED_PROMPTS", "a" * 63),
+        ("VLLMMON_REFUSED_PROMPTS", f"{'a' * 64};{'b' * 64}"),
     ],
 )
 def test_what_the_part_inside_complains_about_is_told(name: str, value: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.doctor.subjects import CPU_BUILD, make_subject
 
-from vllm_monitor.doctor import CHECKS, Finding, Fix, FixResult, Level, apply_fixes, examination, examine, worst_of
+from vllm_monitor.doctor import (
+    CHECKS,
+    RULES,
+    Finding,
+    Fix,
+    FixResult,
+    Level,
+    apply_fixes,
+    examination,
+    examine,
+    parse_launch,
+    worst_of,
+)
+from vllm_monitor.doctor.secrets import may_be_secret, without_secrets
+from vllm_monitor.records import HappyPath
+
+NAMES = [
+    *((name, True) for name in ("api-key", "api_ke", "api-", "hf-tok", "some-passw", "x.pass", "x-secr", "a-priv-ke")),
+    *((name, False) for name in ("model", "seed", "dtype", "max-num-seqs", "max-num-batched-tokens", "host", "port")),
+    *((name, False) for name in ("tokenizer", "tokenizer-mode", "timeout-sec", "kv-cache-dtype", "prefix-caching")),
+]
 
 
 def test_the_worst_comes_first_and_every_check_speaks(tmp_path: Path) -> None:
@@ -49,6 +71,88 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
     said = repr(findings)
     assert "[redacted]" in said  # the path and the host were spoken of
     assert not any(secret in said for secret in secrets)
+
+
+SECRET = "s3kr1t-4711xyz"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"https://u:{SECRET}@host/a/b"],
+        [f"s3://b/m?token={SECRET}"],
+        [f"u:{SECRET}@host/a/b"],
+        [f"{SECRET}/m", "--hf-tok", SECRET],
+        ["m", "--host", f"u:{SECRET}"],
+        ["m", "--host", f"u:{SECRET}@h"],
+        ["m", "--api-ke", SECRET],
+        ["m", "--api_ke", SECRET],
+        ["m", f"--hf-tok={SECRET}"],
+        ["m", "--ssl-keyfile-pass", SECRET],
+        ["m", "--some-passw", SECRET],
+        ["m", "--kv-transfer-config", f'{{"kv_connector_extra_config":{{"password":"{SECRET}"}}}}'],
+        ["m", "--kv-transfer-config.kv_connector_extra_config.password", SECRET],
+        ["m", "--otlp-traces-endpoint", f"http://u:{SECRET}@h/"],
+        ["m", "--hf-overrides", f"token={SECRET}"],
+        ["m", "--mm-encoder", f"Bearer {SECRET}"],
+        ["m", "--download-dir", f"/srv/{SECRET}", "--api-k", SECRET],
+    ],
+)
+def test_no_secret_of_a_command_gets_out(words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = {"arguments": {"model": words[0]}, "models": [words[0]]}
+    for paths in ([], [HappyPath("1", "good", [], {}, [], metadata={"fingerprint": known})]):
+        subject = make_subject(storage_dir=tmp_path, happy_paths=paths)
+        launch = parse_launch(["vllm", "serve", *words], {})
+        findings = examine(replace(subject, launch=launch))
+        said = repr(findings) + json.dumps([dict(one.data) for one in findings], default=str)
+        assert SECRET not in said + caplog.text
+
+
+def test_what_a_failing_check_and_a_fix_say_is_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> Any:
+        raise OSError(36, "File name too long", f"https://u:{SECRET}@host/x")
+
+    fix = Fix("end it", lambda: FixResult(done=True, text=f"ended vllm serve m --api-ke {SECRET}"))
+    checks = {"memory": fail, "a": lambda _: iter([Finding("a", Level.NOTE, "b", fix=fix)])}
+    monkeypatch.setattr(examination, "CHECKS", checks)
+    findings = examine(make_subject())
+    ((_, result),) = apply_fixes(findings)
+    assert result.text == "ended vllm serve m --api-ke [redacted]"
+    assert "could not be looked at" in findings[0].message
+    assert SECRET not in repr(findings) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("at https://u:pass-1@host/a", "at https://u:[redacted]@host/a"),
+        ("at https://u:pa/ss-1@host/a", "at https://u:[redacted]@host/a"),
+        ("of u:pass-1@host", "of u:[redacted]@host"),
+        ("--hf-tok pass-1 --port 80", "--hf-tok [redacted] --port 80"),
+    ],
+)
+def test_the_rest_of_what_is_said_stays(said: str, shown: str) -> None:
+    assert without_secrets(said) == shown
+
+
+def test_differences_in_secrets_alone_are_none() -> None:
+    given = {"kv-transfer-config": '{"password":"[redacted]"}', "model": "m"}
+    path = HappyPath("1", "good", [], {}, [], metadata={"fingerprint": {"arguments": given, "models": ["m"]}})
+    command = f'vllm serve m --kv-transfer-config {{"password":"{SECRET}"}} --hf-tok {SECRET}'
+    found = [one for one in examine(make_subject(command, happy_paths=[path])) if one.check == "history"]
+    assert [one.data["different_flags"] for one in found] == [[]]
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES)
+def test_names_of_options_that_may_be_secret(name: str, expected: bool) -> None:
+    assert may_be_secret(name) is expected
+
+
+def test_what_is_said_of_every_rule_is_no_secret() -> None:
+    for rule in RULES:
+        assert without_secrets(f"{rule.message} {rule.advice}") == f"{rule.message} {rule.advice}"
 
 
 def test_a_key_that_is_a_word_leaves_the_words_alone(tmp_path: Path) -> None:

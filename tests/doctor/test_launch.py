@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -86,6 +87,28 @@ def test_a_refusal_shows_no_variable() -> None:
     with pytest.raises(ConfigurationError) as refusal:
         parse_launch(["HF_TOKEN=s3cret", "env", "VLLM_API_KEY=s3cret", "ls"], {})
     assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--api-key=s3cret-1", "vllm", "serve", "m"], ["--api-ke=s3cret-1"], ["https://u:s3cret-1@host"], ["-ps3cret-1"]],
+)
+def test_a_refusal_shows_no_secret(words: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="starts no vLLM server") as refusal:
+        parse_launch(words, {})
+    assert "s3cret-1" not in str(refusal.value)
+
+
+def test_numbers_that_are_none() -> None:
+    for text in ("inf", "nan", "1e400", "9" * 5000, "1e308T", "x"):
+        launch = parse_launch(["vllm", "serve", "m", "-tp", text, "--port", "9" * 5000], {})
+        assert launch.number("tensor-parallel-size") is None
+        assert launch.port > 65_535
+
+
+def test_a_pipe_in_the_place_of_the_command_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "vllm", 0o755)
+    assert parse_launch(["vllm", "serve", "m"], {"PATH": str(tmp_path)}).interpreter is None
 
 
 @given(st.integers(1, 10**6), st.sampled_from(["", "k", "K", "m", "M"]))

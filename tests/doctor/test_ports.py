@@ -6,17 +6,27 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.doctor.subjects import levels, make_subject, run_check, the_only
 
-from vllm_monitor.doctor import Level
+from vllm_monitor.doctor import Level, parse_launch
 
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["x" * 70, ".", "ü..", "a b", "u:password", "a\0b"])
+def test_a_host_that_is_none(host: str) -> None:
+    subject = make_subject()
+    launch = parse_launch(["vllm", "serve", "m", "--host", host, "--port", "8000"], {})
+    found = the_only(run_check("port", replace(subject, launch=launch)), Level.PROBLEM)
+    assert "no address" in found.message
+    assert "u:password" not in repr(found)
 
 
 def free_port() -> int:

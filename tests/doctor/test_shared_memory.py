@@ -14,6 +14,9 @@ from tests.doctor.subjects import levels, make_subject, room, run_check, the_onl
 from vllm_monitor.clock import ManualClock, SystemClock
 from vllm_monitor.doctor import Level, apply_fixes
 
+RING_BYTES = 10 * ((24 << 20) + 2)
+"""Of the buffer that a worker of vLLM answers through."""
+
 
 def test_docker_s_64_mib_are_a_problem_for_workers(tmp_path: Path) -> None:
     dirs = {"shm_dir": tmp_path}
@@ -31,9 +34,10 @@ def later() -> ManualClock:
     return ManualClock(SystemClock().now() + 3600.0)
 
 
-def segment(folder: Path, name: str = "psm_0a1b2c3d") -> Path:
+def segment(folder: Path, name: str = "psm_0a1b2c3d", size_bytes: int | None = None) -> Path:
     path = folder / name
     path.write_bytes(b"x" * 8192)
+    os.truncate(path, RING_BYTES if size_bytes is None else size_bytes)
     return path
 
 
@@ -48,6 +52,23 @@ def test_segments_of_the_dead_are_found_and_removed(tmp_path: Path) -> None:
     assert result.done
     assert (gone.exists(), offload.exists(), other.exists()) == (False, False, True)
     assert levels(run_check("shared memory", subject)) == [Level.OK]
+
+
+@pytest.mark.parametrize("size_bytes", [8192, 10 << 20, 240 << 20, RING_BYTES + 1, 10 * ((24 << 20) + 1)])
+def test_a_segment_that_may_be_of_any_program_is_listed_and_left(tmp_path: Path, size_bytes: int) -> None:
+    path = segment(tmp_path, size_bytes=size_bytes)
+    found = run_check("shared memory", make_subject(machine={"shm_dir": tmp_path}, clock=later()))
+    assert the_only(found, Level.NOTE).data["segments"] == [path.name]
+    assert not apply_fixes(found)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("chunk_mib", "readers"), [(24, 1), (16, 1), (16, 8), (1, 64)])
+def test_every_buffer_of_vllm_is_told_by_its_size(tmp_path: Path, chunk_mib: int, readers: int) -> None:
+    path = segment(tmp_path, size_bytes=10 * ((chunk_mib << 20) + 1 + readers))
+    found = run_check("shared memory", make_subject(machine={"shm_dir": tmp_path}, clock=later()))
+    assert apply_fixes(found)[0][1].done
+    assert not path.exists()
 
 
 def hold_open(path: Path) -> Callable[[], object]:

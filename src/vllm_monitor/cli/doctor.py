@@ -81,19 +81,22 @@ def _subject(command: list[str], python: Path | None, port: int | None, storage_
     )
 
 
-def _happy_paths(storage_dir: Path | None) -> tuple[Path, Any]:
-    """The folder of the store, and its happy paths; none when there is no store: looking must not make one."""
-    from vllm_monitor.cli.stored import config_of, database_of, open_store
-    from vllm_monitor.errors import StorageError
+def _happy_paths(storage_dir: Path | None) -> tuple[Path | None, Any]:
+    """The folder of the store, and its happy paths; none when there is no store: looking changes nothing."""
+    from vllm_monitor.cli.stored import config_of, database_of
+    from vllm_monitor.errors import StorageError, StoreUnavailableError
+    from vllm_monitor.persistence.records.stored_happy_paths import read_happy_paths
 
-    config = config_of(storage_dir, None)
-    if not database_of(config).exists():
-        return config.storage_dir, []
+    folder = storage_dir
     try:
-        with open_store(storage_dir) as store:
-            return config.storage_dir, store.get_happy_paths()
+        config = config_of(storage_dir, None)
+        folder = config.storage_dir
+        return folder, read_happy_paths(config) if database_of(config).exists() else []
     except StorageError as error:
-        return config.storage_dir, f"the happy paths could not be read: {error.message}"
+        return folder, error
+    except OSError as error:
+        hint = "Name its folder with --storage-dir, or look as the user that may."
+        return folder, StoreUnavailableError(f"the store cannot be looked at: {error.strerror}", hint=hint)
 
 
 def _document(findings: list[Finding], results: list[tuple[Finding, FixResult]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 __all__ = ["DEFAULT_PORT", "is_forwarder", "port_of_server_command", "role_of_title", "server_arguments"]
 
 DEFAULT_PORT = 8000
+_MOST_DIGITS = 9
 
 _MODULES = {"vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"}
 _COMMAND_MODULES = {"vllm", "vllm.entrypoints.cli.main"}
@@ -52,7 +53,7 @@ def port_of_server_command(arguments: Sequence[str]) -> int | None:
         elif argument.startswith("--port="):
             text = argument[len("--port=") :]
         if text.isdecimal():
-            port = int(text)
+            port = int(text[:_MOST_DIGITS])  # a longer one is no port either way
     return port
 
 

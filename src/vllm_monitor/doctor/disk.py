@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_monitor.doctor.findings import Finding, Level
-from vllm_monitor.doctor.model_files import cache_folder, is_path
+from vllm_monitor.doctor.model_files import cache_folder, is_path, is_there
 from vllm_monitor.doctor.subject import Subject
 from vllm_monitor.doctor.wording import size
 
@@ -42,7 +42,7 @@ def _folders(subject: Subject) -> Iterator[tuple[str, Path]]:
 
 
 def _room(what: str, folder: Path) -> Finding | None:
-    existing = next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("/"))
+    existing = next((one for one in (folder, *folder.absolute().parents) if is_there(one)), Path("/"))
     try:
         room = os.statvfs(existing)
     except OSError as error:

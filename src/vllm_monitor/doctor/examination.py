@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ from vllm_monitor.doctor.model import check_model
 from vllm_monitor.doctor.orphans import check_orphans
 from vllm_monitor.doctor.plugins import check_plugins
 from vllm_monitor.doctor.ports import check_port
+from vllm_monitor.doctor.secrets import Secrets
 from vllm_monitor.doctor.shared_memory import check_shared_memory
-from vllm_monitor.doctor.subject import Secrets, Subject
+from vllm_monitor.doctor.subject import Subject
 from vllm_monitor.doctor.variables import check_variables
 from vllm_monitor.doctor.versions import check_versions
 
@@ -50,8 +52,8 @@ def examine(subject: Subject) -> list[Finding]:
     Args:
         subject: What is examined.
     """
-    secrets = Secrets(subject)
-    found = [_without(secrets, one) for name, check in CHECKS.items() for one in _run(name, check, subject)]
+    secrets = subject.secrets
+    found = [_without(secrets, one) for name, check in CHECKS.items() for one in _run(name, check, subject, secrets)]
     return sorted(found, key=lambda one: -one.level.weight)  # stable: the order of the checks stays
 
 
@@ -65,12 +67,13 @@ def apply_fixes(findings: Iterable[Finding]) -> list[tuple[Finding, FixResult]]:
     return [(finding, fix.apply()) for finding, fix in fixes_of(findings)]
 
 
-def _run(name: str, check: Callable[[Subject], Iterator[Finding]], subject: Subject) -> list[Finding]:
+def _run(name: str, check: Callable[[Subject], Iterator[Finding]], subject: Subject, secrets: Secrets) -> list[Finding]:
     try:
         return list(check(subject))
     except Exception as error:
         # One broken file of the system must not hide what the other checks have found.
-        _LOG.warning("the check %s failed", name, exc_info=True)
+        where = "".join(traceback.format_tb(error.__traceback__))  # without what it says, which may hold a secret
+        _LOG.warning("the check %s failed: %s\n%s", name, secrets.hide(repr(error)), where)
         return [
             Finding(name, Level.UNKNOWN, f"this could not be looked at: {error!r}", "Report it as a fault of ours.")
         ]
@@ -83,5 +86,9 @@ def _without(secrets: Secrets, finding: Finding) -> Finding:
         message=secrets.hide(finding.message),
         advice=secrets.hide(finding.advice),
         data=secrets.hide(finding.data),
-        fix=None if fix is None else replace(fix, what=secrets.hide(fix.what)),
+        fix=None if fix is None else Fix(secrets.hide(fix.what), lambda: _result_without(secrets, fix.apply())),
     )
+
+
+def _result_without(secrets: Secrets, result: FixResult) -> FixResult:
+    return replace(result, text=secrets.hide(result.text))

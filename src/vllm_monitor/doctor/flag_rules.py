@@ -41,7 +41,7 @@ def _has_key(launch: Launch, subject: Subject) -> bool:
 
 def _is_no_share(launch: Launch, _: Subject) -> bool:
     ratio = launch.number("gpu-memory-utilization")
-    return ratio is not None and not 0 < ratio <= 1
+    return launch.has("gpu-memory-utilization") and (ratio is None or not 0 < ratio <= 1)
 
 
 def _queue_below_batch(launch: Launch, _: Subject) -> bool:
@@ -90,7 +90,7 @@ RULES: tuple[Rule, ...] = (
         "development routes for everybody",
         Level.PROBLEM,
         lambda launch, subject: subject.is_set("VLLM_SERVER_DEV_MODE") and launch.is_open_to_others,
-        "VLLM_SERVER_DEV_MODE with an address that others reach: anybody can pause it, with --api-key too",
+        "VLLM_SERVER_DEV_MODE with an address that others reach: anybody can pause it, also where it asks for a key",
         "Add --host 127.0.0.1, or unset the variable.",
     ),
     Rule(
@@ -104,14 +104,14 @@ RULES: tuple[Rule, ...] = (
         "open without a key",
         Level.WARNING,
         lambda launch, subject: launch.is_open_to_others and not _has_key(launch, subject),
-        "it listens on an address that others reach and has no API key: anybody can use it",
+        "it listens on an address that others reach and asks for no key, so that anybody can use it",
         "Set VLLM_API_KEY, or add --host 127.0.0.1 behind a proxy. /metrics and /health need no key either way.",
     ),
     Rule(
         "key on the command line",
         Level.WARNING,
         _has("api-key"),
-        "--api-key on the command line: every user of this machine can read it with ps",
+        "the key is on the command line (--api-key): every user of this machine can read it with ps",
         "Put it into VLLM_API_KEY.",
     ),
     Rule(

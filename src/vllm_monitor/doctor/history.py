@@ -11,9 +11,12 @@ from typing import Any
 import psutil
 
 from vllm_monitor.doctor.findings import Finding, Level
+from vllm_monitor.doctor.secrets import may_be_secret
 from vllm_monitor.doctor.subject import Subject
+from vllm_monitor.doctor.wording import shortened
+from vllm_monitor.errors import StorageError
 from vllm_monitor.happy_paths import VOLATILE_ARGUMENTS
-from vllm_monitor.persistence.codecs.redaction import is_secret_name
+from vllm_monitor.persistence import redact
 from vllm_monitor.records import HappyPath
 
 __all__ = ["check_history"]
@@ -40,16 +43,18 @@ class _Match:
 
 def check_history(subject: Subject) -> Iterator[Finding]:
     """The stored execution that is nearest to what is about to start."""
-    launch = subject.launch
+    launch, stored = subject.launch, subject.happy_paths
+    if isinstance(stored, StorageError):
+        yield Finding(_CHECK, Level.UNKNOWN, f"the happy paths were not looked at: {stored.message}", stored.hint)
+        return
     if launch is None or launch.model is None:
         return
-    if isinstance(subject.happy_paths, str):
-        yield Finding(_CHECK, Level.UNKNOWN, subject.happy_paths, "Name the store with --storage-dir.")
-        return
-    matches = [_match(subject, one) for one in subject.happy_paths if _is_of(launch.model, one)]
+    matches = [_match(subject, one) for one in stored if _is_of(launch.model, one)]
     if not matches:
         advice = "When it runs well, keep it: vllm-monitor happy-paths record NAME."
-        yield Finding(_CHECK, Level.NOTE, f"no happy path of {launch.model} is stored: never seen here", advice)
+        yield Finding(
+            _CHECK, Level.NOTE, f"no happy path of {shortened(launch.model)} is stored: never seen here", advice
+        )
         return
     best = min(matches, key=lambda one: one.distance)
     well, badly = best.path.success_count, best.path.failure_count
@@ -100,10 +105,11 @@ def _flags(subject: Subject, known: Mapping[str, Any]) -> Iterator[str]:
     stored = known.get("arguments")
     if subject.launch is None or not isinstance(stored, Mapping):
         return
-    before = {str(name).replace("_", "-"): value for name, value in stored.items()}
-    after = subject.launch.options
+    # What was stored is redacted; what is now must be before the two are compared, or shown.
+    before = redact({str(name).replace("_", "-"): value for name, value in stored.items()})
+    after = redact(dict(subject.launch.options))
     for name in sorted({*before, *after} - VOLATILE_ARGUMENTS - {"model"}):
-        if not is_secret_name(name) and before.get(name) != after.get(name):
+        if not may_be_secret(name) and before.get(name) != after.get(name):
             yield f"--{name} {_value(after, name)} instead of {_value(before, name)}"
 
 

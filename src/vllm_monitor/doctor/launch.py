@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,11 +13,15 @@ from typing import Any
 
 from vllm_monitor.collectors.server_command import DEFAULT_PORT, port_of_server_command, server_arguments
 from vllm_monitor.collectors.server_facts import arguments_of
+from vllm_monitor.doctor.secrets import without_secrets
+from vllm_monitor.doctor.wording import shortened
 from vllm_monitor.errors import ConfigurationError
+from vllm_monitor.persistence.plain_file import open_plain
 
 __all__ = ["Launch", "interpreter_of_script", "parse_launch"]
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_OPTION = re.compile(r"--?[A-Za-z][A-Za-z_.-]*")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*\Z")
 _WRAPPERS = frozenset({"chrt", "env", "exec", "ionice", "nice", "nohup", "numactl", "setsid", "taskset", "timeout"})
 """Programs that become, or start on this machine, what follows them; a container or another host is another matter."""
@@ -63,9 +69,10 @@ class Launch:
         """The value of an option as vLLM reads it, ``32k`` being 32000 and ``32K`` 32768; ``None`` for no number."""
         text = self.text(name) or ""
         try:
-            return float(text[:-1]) * _SUFFIXES[text[-1]] if text[-1:] in _SUFFIXES else float(text)
+            number = float(text[:-1]) * _SUFFIXES[text[-1]] if text[-1:] in _SUFFIXES else float(text)
         except ValueError:
             return None
+        return number if math.isfinite(number) else None
 
     @property
     def model(self) -> str | None:
@@ -105,9 +112,8 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
         rest = rest[1:]
     arguments, port = server_arguments(rest), port_of_server_command(rest)
     if arguments is None or port is None:
-        program = next((word for word in words if not _ASSIGNMENT.match(word)), "an empty command")
         raise ConfigurationError(
-            f"{program} starts no vLLM server",
+            f"{_program(words)} starts no vLLM server",
             hint="write after -- what you will run, for example: vllm-monitor doctor -- vllm serve MODEL --port 8000",
         )
     found = shutil.which(rest[0], path=variables.get("PATH", environment.get("PATH")))
@@ -125,10 +131,17 @@ def parse_launch(words: Sequence[str], environment: Mapping[str, str]) -> Launch
     )
 
 
+def _program(words: Sequence[str]) -> str:
+    """What a command begins with, as it may be said: of an option only its name."""
+    first = next((word for word in words if not _ASSIGNMENT.match(word)), "an empty command")
+    option = _OPTION.match(first)
+    return option.group() if option is not None else shortened(without_secrets(first))
+
+
 def interpreter_of_script(script: Path) -> Path | None:
     """The interpreter that a console script names in its first line; ``None`` when it names none."""
     try:
-        with script.open("rb") as file:
+        with os.fdopen(open_plain(script), "rb") as file:
             first = file.readline(_MOST_SHEBANG_BYTES)
     except OSError:
         return None

@@ -18,6 +18,7 @@ CPU_UTILISATION = 0.92
 """Share of the memory that the CPU build reserves when it is not told how much; it refuses to start below that."""
 SWAP_FULL_RATIO = 0.5
 _GIB = 1 << 30
+_MOST_DIGITS = 9
 _CHECK = "memory"
 
 
@@ -61,12 +62,13 @@ def _needs(subject: Subject, total_bytes: int) -> Iterator[tuple[str, int]]:
     if launch is None or not subject.installation.is_cpu_build:
         return
     space, explicit = subject.environment.get("VLLM_CPU_KVCACHE_SPACE", ""), launch.number("kv-cache-memory-bytes")
-    if space.isdecimal() or explicit is not None:
+    is_told = space.isdecimal() and len(space) <= _MOST_DIGITS
+    if is_told or explicit is not None:
         files = subject.model_files
         if files is not None:
             yield "weights", files.weights_bytes
         ranks = subject.size("tensor-parallel-size") * subject.size("pipeline-parallel-size")
-        yield "KV cache", ranks * (int(space) * _GIB if space.isdecimal() else int(explicit or 0))
+        yield "KV cache", ranks * (int(space) * _GIB if is_told else int(explicit or 0))
     else:
         ratio = launch.number("gpu-memory-utilization")
         share = CPU_UTILISATION if ratio is None else ratio

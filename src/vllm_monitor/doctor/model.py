@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vllm_monitor.doctor.findings import Finding, Level
 from vllm_monitor.doctor.launch import Launch
-from vllm_monitor.doctor.model_files import ModelFiles, is_path
+from vllm_monitor.doctor.model_files import ModelFiles, is_path, why_absent
 from vllm_monitor.doctor.subject import Subject
-from vllm_monitor.doctor.wording import size
+from vllm_monitor.doctor.wording import shortened, size
 
 __all__ = ["check_model"]
 
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_HUB_NAME = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}")
+_MOST_NESTED = 4
 _CHECK = "model"
 
 
@@ -30,6 +36,9 @@ def check_model(subject: Subject) -> Iterator[Finding]:
     if files is None:
         yield _absent(launch.model, is_offline=subject.is_set("HF_HUB_OFFLINE"))
         return
+    if not files.folder.is_dir() and not files.folder.is_file():
+        message = f"{files.folder} is neither a folder nor a file"
+        yield Finding(_CHECK, Level.PROBLEM, message, "Name the folder of the model.")
     if files.folder.is_dir():
         yield from _complete(files)
     if files.config is not None:
@@ -37,19 +46,30 @@ def check_model(subject: Subject) -> Iterator[Finding]:
 
 
 def _absent(model: str, *, is_offline: bool) -> Finding:
+    name = shortened(model)
+    if _ADDRESS.match(model):
+        message = f"{name} is an address: what lies there was not looked at"
+        return Finding(_CHECK, Level.UNKNOWN, message, "See that vLLM can read it (--load-format).")
     if is_path(model):
-        return Finding(_CHECK, Level.PROBLEM, f"there is no model at {model}", "Correct the path, or mount the volume.")
+        cause = why_absent(model)
+        why = "" if cause is None or cause.errno == errno.ENOENT else f": {cause.strerror}"
+        level = Level.UNKNOWN if cause is not None and cause.errno == errno.EACCES else Level.PROBLEM
+        said = f"{name} cannot be looked at" if level is Level.UNKNOWN else f"there is no model at {name}"
+        return Finding(_CHECK, level, f"{said}{why}", "Correct the path, or mount the volume.")
+    if not _HUB_NAME.fullmatch(model):
+        message = f"{name} is neither a folder that is here nor a name that a hub can have"
+        return Finding(_CHECK, Level.PROBLEM, message, "Correct the name.")
     if is_offline:
-        message = f"{model} was not downloaded and HF_HUB_OFFLINE is set: it cannot be loaded"
+        message = f"{name} was not downloaded and HF_HUB_OFFLINE is set: it cannot be loaded"
         return Finding(_CHECK, Level.PROBLEM, message, "Download it first, or unset HF_HUB_OFFLINE.")
-    message = f"{model} is not on this machine: it will be downloaded, and its size and length are not known yet"
+    message = f"{name} is not on this machine: it will be downloaded, and its size and length are not known yet"
     return Finding(_CHECK, Level.NOTE, message, "Download it before the start that counts.")
 
 
 def _complete(files: ModelFiles) -> Iterator[Finding]:
     data = {"folder": str(files.folder), "weights_bytes": files.weights_bytes}
     if files.config is None:
-        has_one = (files.folder / "config.json").exists()
+        has_one = os.path.lexists(files.folder / "config.json")
         message = f"config.json in {files.folder} cannot be read" if has_one else f"no config.json in {files.folder}"
         yield Finding(_CHECK, Level.PROBLEM, message, "Copy the whole folder of the model.", data=data)
     if not files.weights_bytes:
@@ -64,7 +84,7 @@ def _complete(files: ModelFiles) -> Iterator[Finding]:
 def _length(launch: Launch, config: Mapping[str, Any], *, may_be_longer: bool) -> Iterator[Finding]:
     inner = config.get("text_config")
     config = inner if isinstance(inner, dict) else config
-    known = [value for name in _LENGTH_NAMES if isinstance(value := config.get(name), int)]
+    known = [value for name in _LENGTH_NAMES if type(value := config.get(name)) is int]
     wanted = launch.number("max-model-len")
     if wanted is None or not known or wanted <= max(known):
         return
@@ -78,9 +98,9 @@ def _length(launch: Launch, config: Mapping[str, Any], *, may_be_longer: bool) -
         yield Finding(_CHECK, Level.PROBLEM, f"{message}: vLLM will not start", f"Take at most {max(known)}.")
 
 
-def _is_scaled(rope: object) -> bool:
+def _is_scaled(rope: object, nested: int = 0) -> bool:
     """Whether positions are stretched: then the model takes more of them than it was trained on."""
-    if not isinstance(rope, dict):
+    if not isinstance(rope, dict) or nested > _MOST_NESTED:
         return False
     kind = rope.get("rope_type", rope.get("type", "default"))
-    return kind != "default" or any(map(_is_scaled, rope.values()))
+    return kind != "default" or any(_is_scaled(one, nested + 1) for one in rope.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -9,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ModelFiles", "cache_folder", "find_model", "is_path"]
+from vllm_monitor.persistence.plain_file import open_plain
+
+__all__ = ["ModelFiles", "cache_folder", "find_model", "is_path", "is_there", "why_absent"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")  # the first kind that is there is what is loaded
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "consolidated")
-_MOST_CONFIG_BYTES = 8 << 20
+_MOST_CONFIG_BYTES = 16 << 20
+_MOST_REVISION_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,38 +37,54 @@ class ModelFiles:
 
 def is_path(model: str) -> bool:
     """Whether a model is named by its folder, and not by its name on a hub."""
-    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1 or Path(model).exists()
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1 or is_there(model)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether something is there; also of what is no path or may not be looked at, where ``Path.exists`` raises."""
+    return os.path.exists(path)  # noqa: PTH110  # see above
 
 
 def find_model(model: str, environment: Mapping[str, str], download_dir: str | None = None) -> ModelFiles | None:
     """The files of a model; ``None`` when there is no such folder, or it was not downloaded yet."""
-    folder = Path(model).expanduser() if is_path(model) else _snapshot(model, environment, download_dir)
-    if folder is None or not folder.exists():
+    folder = _expanded(model) if is_path(model) else _snapshot(model, environment, download_dir)
+    if folder is None or not is_there(folder):
         return None
     if folder.is_file():  # a single GGUF file
         return ModelFiles(folder, folder.stat().st_size)
     return ModelFiles(folder, _weights_bytes(folder), _config(folder))
 
 
+def why_absent(model: str) -> OSError | None:
+    """What the system says when the folder of a model is looked for; ``None`` when it is there."""
+    try:
+        _expanded(model).stat()
+    except OSError as error:
+        return error
+    except ValueError:  # a zero byte
+        return OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return None
+
+
 def cache_folder(environment: Mapping[str, str], download_dir: str | None = None) -> Path:
     """Where models of the Hugging Face hub are downloaded to."""
     if download_dir:
-        return Path(download_dir).expanduser()
+        return _expanded(download_dir)
     named = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
     if named:
-        return Path(named).expanduser()
+        return _expanded(named)
     home = environment.get("HF_HOME")
     if not home:
-        cache = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or Path.home()) / ".cache"
+        cache = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or _expanded("~")) / ".cache"
         home = os.fspath(Path(cache) / "huggingface")
-    return Path(home).expanduser() / "hub"
+    return _expanded(home) / "hub"
 
 
 def _snapshot(model: str, environment: Mapping[str, str], download_dir: str | None) -> Path | None:
     folder = cache_folder(environment, download_dir) / f"models--{model.replace('/', '--')}"
     try:
-        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        revision = _content(folder / "refs" / "main", _MOST_REVISION_BYTES).decode("utf-8").strip()
+    except (OSError, ValueError):
         return None
     return folder / "snapshots" / revision if revision and "/" not in revision else None
 
@@ -84,8 +104,18 @@ def _weights_bytes(folder: Path) -> int:
 
 def _config(folder: Path) -> Mapping[str, Any] | None:
     try:
-        with (folder / "config.json").open("rb") as file:
-            config = json.loads(file.read(_MOST_CONFIG_BYTES))
+        config = json.loads(_content(folder / "config.json", _MOST_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    """The first bytes of a file; a pipe or a device in its place is an error, and not waited for."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        return file.read(most_bytes)
+
+
+def _expanded(path: str | Path) -> Path:
+    """A path with ``~`` of this user or another put in; it stays where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # it raises where there is no such user

@@ -10,6 +10,7 @@ from pathlib import Path
 from vllm_monitor.collectors.proc_files import command_line, socket_inodes
 from vllm_monitor.collectors.socket_listing import list_sockets
 from vllm_monitor.doctor.findings import Finding, Level
+from vllm_monitor.doctor.secrets import is_address
 from vllm_monitor.doctor.subject import Subject
 from vllm_monitor.persistence import redact
 
@@ -29,6 +30,10 @@ def check_port(subject: Subject) -> Iterator[Finding]:
         yield Finding(_CHECK, Level.PROBLEM, f"there is no port {port}", "Choose one from 1 to 65535.")
         return
     host = launch.host if launch is not None else ""
+    if not is_address(host):
+        message = "what --host names is no address of a machine"
+        yield Finding(_CHECK, Level.PROBLEM, message, "Leave --host out, or name an address that it has.")
+        return
     where = f"port {port} of {host or 'all addresses'}"
     data = {"port": port, "host": host}
     failure = _bind(host, port)
@@ -61,6 +66,8 @@ def _bind(host: str, port: int) -> OSError | None:
             trial.bind((host, port))
     except OSError as error:
         return error
+    except (UnicodeError, TypeError):  # no name of a machine: empty between dots, or too long
+        return socket.gaierror(socket.EAI_NONAME, "no name of a machine")
     return None
 
 

@@ -21,8 +21,12 @@ __all__ = ["LEAST_AGE_SECONDS", "LEAST_BYTES", "check_shared_memory"]
 LEAST_BYTES = 240 << 20
 """vLLM 0.32 refuses to start workers when its largest buffer between processes (24 MiB times 10) does not fit."""
 LEAST_AGE_SECONDS = 600.0
+_MIB = 1 << 20
 _LEFTOVER = re.compile(r"psm_[0-9a-f]{8}|vllm_(?:offload|ec)_[\w-]+\.mmap")
 """What Python calls a shared memory without a name, as vLLM's are; and two that vLLM names itself."""
+_OF_VLLM = "vllm_"
+_RING_CHUNKS = 10
+_MOST_RING_READERS = 1024
 _CANNOT_TELL = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _CHECK = "shared memory"
 
@@ -33,6 +37,19 @@ class _Leftover:
     device: int
     inode: int
     used_bytes: int
+    size_bytes: int
+
+    @property
+    def is_of_vllm(self) -> bool:
+        """Whether its name is vLLM's own, or its size that of a buffer between vLLM's processes.
+
+        Such a buffer has ten chunks of whole MiB, each with one byte for its writer and for every reader (vLLM 0.27 to
+        0.32). Python names it as it names those of every other program, and nothing within tells.
+        """
+        if self.path.name.startswith(_OF_VLLM):
+            return True
+        chunk, rest = divmod(self.size_bytes, _RING_CHUNKS)
+        return not rest and chunk > _MIB and 1 < chunk % _MIB <= 1 + _MOST_RING_READERS
 
 
 def check_shared_memory(subject: Subject) -> Iterator[Finding]:
@@ -55,19 +72,40 @@ def check_shared_memory(subject: Subject) -> Iterator[Finding]:
         yield Finding(_CHECK, level, message, advice, data=data)
     else:
         yield Finding(_CHECK, Level.OK, f"{size(free)} of {size(total)} free in {folder}", data=data)
-    leftovers, untold = _leftovers(subject.machine)
+    yield from _left_behind(subject.machine)
+
+
+def _left_behind(machine: Machine) -> Iterator[Finding]:
+    """Segments that nobody has open: those of vLLM with a fix, those that may be of any program without."""
+    folder = machine.shm_dir
+    found, untold = _leftovers(machine)
+    leftovers = [one for one in found if one.is_of_vllm]
+    others = [one for one in found if not one.is_of_vllm]
     if untold:
         message = f"whether anybody still uses {', '.join(untold)} in {folder} cannot be told on this system"
         yield Finding(_CHECK, Level.UNKNOWN, message, "If no vLLM runs here, remove them by hand.")
     if leftovers:
-        names = ", ".join(one.path.name for one in leftovers)
+        names = _names(leftovers)
         held = sum(one.used_bytes for one in leftovers)
-        message = f"{len(leftovers)} segments of dead processes hold {size(held)} in {folder}: {names}"
+        message = f"{len(leftovers)} segments of dead vLLM processes hold {size(held)} in {folder}: {names}"
         fix = Fix(
             f"remove {names} from {folder}: nobody has them open, they are yours and older than 10 minutes",
-            lambda: _remove(subject.machine, leftovers),
+            lambda: _remove(machine, leftovers),
         )
         yield Finding(_CHECK, Level.NOTE, message, "Run again with --fix.", fix, {"segments": names.split(", ")})
+    if others:
+        held = sum(one.used_bytes for one in others)
+        message = (
+            f"{len(others)} segments of Python programs hold {size(held)} in {folder}, open nowhere: {_names(others)}"
+        )
+        advice = (
+            "They have not the size of vLLM's buffers, so --fix leaves them; remove them by hand if nobody needs them."
+        )
+        yield Finding(_CHECK, Level.NOTE, message, advice, data={"segments": [one.path.name for one in others]})
+
+
+def _names(leftovers: list[_Leftover]) -> str:
+    return ", ".join(one.path.name for one in leftovers)
 
 
 def _has_workers(subject: Subject) -> bool:
@@ -90,7 +128,7 @@ def _leftovers(machine: Machine) -> tuple[list[_Leftover], list[str]]:
             continue  # in use, young, of somebody else, or gone meanwhile
         try:
             status = os.fstat(descriptor)
-            found.append(_Leftover(path, status.st_dev, status.st_ino, status.st_blocks * 512))
+            found.append(_Leftover(path, status.st_dev, status.st_ino, status.st_blocks * 512, status.st_size))
         finally:
             os.close(descriptor)
     return found, untold

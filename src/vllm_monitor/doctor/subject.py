@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vllm_monitor.clock import Clock, SystemClock
 from vllm_monitor.collectors.proc_files import ProcessTable
@@ -15,13 +13,11 @@ from vllm_monitor.doctor.gpu_reading import Gpus, read_gpus
 from vllm_monitor.doctor.installation import Installation
 from vllm_monitor.doctor.launch import Launch
 from vllm_monitor.doctor.model_files import ModelFiles, find_model
-from vllm_monitor.persistence.codecs.redaction import REDACTED, is_secret_name
+from vllm_monitor.doctor.secrets import Secrets
+from vllm_monitor.errors import StorageError
 from vllm_monitor.records import HappyPath
 
-__all__ = ["Machine", "Secrets", "Subject"]
-
-_LEAST_SECRET_LENGTH = 8
-"""A key such as "vllm" or "EMPTY" is none, and hiding it would take ordinary words out of what is said."""
+__all__ = ["Machine", "Subject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class Subject:
         installation: What is installed where it will run.
         port: TCP port that it will serve on.
         storage_dir: Folder of the monitor's store.
-        happy_paths: Known-good executions that are stored; a text says why they could not be read.
+        happy_paths: Known-good executions that are stored; an error says why they could not be read.
         machine: Where to look.
     """
 
@@ -66,7 +62,7 @@ class Subject:
     installation: Installation
     port: int = DEFAULT_PORT
     storage_dir: Path | None = None
-    happy_paths: Sequence[HappyPath] | str = ()
+    happy_paths: Sequence[HappyPath] | StorageError = ()
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -86,30 +82,7 @@ class Subject:
         """Whether a variable is a switch that is on."""
         return self.environment.get(variable, "").strip().lower() in {"1", "true", "yes", "on"}
 
-
-class Secrets:
-    """What must not be said: values of secret options and variables. A second wall: no check speaks of them.
-
-    Args:
-        subject: Where they are.
-    """
-
-    def __init__(self, subject: Subject) -> None:
-        options: Mapping[str, Any] = {} if subject.launch is None else subject.launch.options
-        found: set[str] = set()
-        for name, value in (*options.items(), *subject.environment.items()):
-            if is_secret_name(name):
-                found.update(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
-        self._values = sorted((one for one in found if len(one) >= _LEAST_SECRET_LENGTH), key=len, reverse=True)
-
-    def hide(self, value: Any) -> Any:
-        """A copy of a text, or of lists and mappings of texts, without them."""
-        if isinstance(value, str):
-            for secret in self._values:
-                value = value.replace(secret, REDACTED)
-            return value
-        if isinstance(value, Mapping):
-            return {self.hide(key): self.hide(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.hide(item) for item in value]
-        return os.fspath(value) if isinstance(value, Path) else value
+    @property
+    def secrets(self) -> Secrets:
+        """What hides the secrets of the command and its variables."""
+        return Secrets({} if self.launch is None else self.launch.options, self.environment)

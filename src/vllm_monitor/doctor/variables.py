@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vllm_monitor.doctor.findings import Finding, Level
 from vllm_monitor.doctor.subject import Subject
 from vllm_monitor.errors import ConfigurationError
 
-__all__ = ["ENGINE_NUMBERS", "check_variables"]
+__all__ = ["ENGINE_LIMITS", "ENGINE_NUMBERS", "OUR_VARIABLES", "check_variables"]
 
 ENGINE_NUMBERS = {
     "VLLMMON_SPOOL_LIMIT_BYTES": (65_536.0, float(2**40)),
@@ -21,12 +22,19 @@ ENGINE_NUMBERS = {
     "VLLMMON_STALL_SECONDS": (0.5, 3600.0),
 }
 """Numbers of the part inside the server, with their least and most; outside of these it takes its own."""
+ENGINE_LIMITS = ("VLLMMON_ADMISSION_LIMIT", "VLLMMON_CLIENT_LIMIT")
+"""Whole numbers of the gate; with anything else there is no limit."""
+_MOST_DIGITS = 9
+_REFUSED = "VLLMMON_REFUSED_PROMPTS"
+_HASH = re.compile("[0-9a-f]{64}")
 _SWITCH = "VLLMMON_ENABLED"
 _SWITCH_VALUES = frozenset({"", "0", "1", "true", "false", "yes", "no", "on", "off"})
-_OURS = frozenset(
+OUR_VARIABLES = frozenset(
     {
         *(f"VLLMMON_{name.upper()}" for name in MonitorConfig.model_fields),
         *ENGINE_NUMBERS,
+        *ENGINE_LIMITS,
+        _REFUSED,
         _SWITCH,
         "VLLMMON_STORAGE_DIR",
         "VLLMMON_TARGET_URL",
@@ -60,8 +68,8 @@ def _of_vllm(subject: Subject) -> Iterator[Finding]:
 
 def _unknown_ours(subject: Subject) -> Iterator[Finding]:
     for name in sorted(subject.environment):
-        if name.startswith("VLLMMON_") and name not in _OURS:
-            message = f"nothing of ours knows {name}{_meant(name, _OURS)}: it has no effect"
+        if name.startswith("VLLMMON_") and name not in OUR_VARIABLES:
+            message = f"nothing of ours knows {name}{_meant(name, OUR_VARIABLES)}: it has no effect"
             yield Finding(_CHECK, Level.WARNING, message, "Correct or unset it.", data={"variable": name})
 
 
@@ -72,6 +80,13 @@ def _malformed(subject: Subject) -> Iterator[Finding]:
         for name, (least, most) in ENGINE_NUMBERS.items()
         if given.get(name) and not least <= _number(given[name]) <= most
     ]
+    wrong += [
+        (name, "a whole number from 0, of at most nine digits")
+        for name in ENGINE_LIMITS
+        if not _is_limit(given.get(name, ""))
+    ]
+    if any(one and not _HASH.fullmatch(one) for one in map(_normal, given.get(_REFUSED, "").split(","))):
+        wrong.append((_REFUSED, "SHA-256 of prompts in hexadecimal digits, with commas between them"))
     if given.get(_SWITCH, "").strip().lower() not in _SWITCH_VALUES:
         wrong.append((_SWITCH, "a switch: 1, true, yes or on is on, and this is off"))
     if given.get("VLLMMON_SPOOL_DIR") and not Path(given["VLLMMON_SPOOL_DIR"]).is_absolute():
@@ -88,6 +103,15 @@ def _malformed(subject: Subject) -> Iterator[Finding]:
 
 def _is_given(setting: str, environment: Mapping[str, str]) -> bool:
     return f"VLLMMON_{setting.upper()}" in environment
+
+
+def _is_limit(text: str) -> bool:
+    text = text.strip()
+    return not text or (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS)
+
+
+def _normal(text: str) -> str:
+    return text.strip().lower()
 
 
 def _number(text: str) -> float:

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select
 from vllm_monitor.errors import StoreUnavailableError
 from vllm_monitor.persistence import schema
 from vllm_monitor.persistence.config import PersistenceConfig, StorageBackend
+from vllm_monitor.persistence.damage.sqlite_log import log_of
 from vllm_monitor.persistence.json_backend.json_lines import INDEX_FILE, LINES_FILE
 from vllm_monitor.persistence.plain_file import refuse_strange_companions
 from vllm_monitor.persistence.sql_store import SqlStore
@@ -39,7 +40,9 @@ def _backend_in(path: Path) -> StorageBackend | None:
         return None
     try:
         refuse_strange_companions(path)
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+        # Without a log nobody has it open; SQLite would make one to look.
+        options = "mode=ro" if log_of(path).exists() else "mode=ro&immutable=1"
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{options}", uri=True)) as connection:
             row = connection.execute("SELECT value FROM store_meta WHERE key = ?", (BACKEND_KEY,)).fetchone()
     except (sqlite3.Error, StoreUnavailableError):
         return None  # older, damaged, or locked: opening it will say more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.steps import finished, iteration, scheduler
 
-from vllm_monitor.collectors import EngineSpool
+from vllm_monitor.collectors import EngineSpool, ReadMark
 from vllm_monitor.collectors.engine_header import started_note
 from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.records import EngineObservation, MetricKind
@@ -43,12 +44,16 @@ class Inside:
         self.recorder.turn()
 
 
-def spool_of(url: str, folders: list[Path], read_until: dict[str, float] | None = None) -> EngineSpool:
-    return EngineSpool(url, folders, read_until, port=int(url.rpartition(":")[2]))
+def spool_of(url: str, folders: list[Path], read: dict[str, ReadMark] | None = None) -> EngineSpool:
+    return EngineSpool(url, folders, read, port=int(url.rpartition(":")[2]))
 
 
 def read(spool: EngineSpool, pids: tuple[int, ...] = OURS) -> list[EngineObservation]:
     return spool.collect(pids, NOW)
+
+
+def marks(observations: list[EngineObservation]) -> dict[str, ReadMark]:
+    return {one.spool: ReadMark(one.line, one.api_server) for one in observations}
 
 
 def ids(observations: list[EngineObservation]) -> list[str]:
@@ -125,7 +130,7 @@ def test_the_header_is_the_first_thing_that_a_process_tells(tmp_path: Path) -> N
     (note,) = one.notes
     assert (note.kind, note.timestamp) == ("started", 1_000.0)
     assert note.facts == {name: value for name, value in header.items() if name != "t"}
-    assert not read(spool_of(URL, [tmp_path], {"0": 1_001.0})), "an earlier watch has stored it"
+    assert not read(spool_of(URL, [tmp_path], marks([one]))), "an earlier watch has stored it"
 
 
 def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
@@ -137,13 +142,9 @@ def test_a_reader_that_comes_late_misses_nothing_and_repeats_nothing(tmp_path: P
     assert ids(seen) == [f"{number}" for number in range(100)]
     for number in range(100, 150):
         inside.serve(f"{number}")
-    again = spool_of(URL, [tmp_path], {"0": seen[-1].timestamp})
-    later = read(again)
+    later = read(spool_of(URL, [tmp_path], marks(seen)))
     assert [one.timestamp for one in later if one.layout is not None] == [1_000.0 + n for n in range(101, 151)]
-    assert ids(later)[-50:] == [f"{number}" for number in range(100, 150)]
-    repeated = {one.request_id for observation in later for one in observation.requests}
-    known = {one.request_id for observation in seen for one in observation.requests}
-    assert len(repeated & known) <= 11, "the last ten seconds, with the same ids"
+    assert ids(later) == [f"{number}" for number in range(100, 150)]
 
 
 def test_segments_that_went_before_they_were_read_are_counted(tmp_path: Path) -> None:
@@ -214,21 +215,10 @@ def test_each_api_server_keeps_its_number_whoever_is_found_first(tmp_path: Path)
     first.serve("a")
     seen += read(spool)
     assert [(one.api_server, ids([one])) for one in seen] == [("1", ["b"]), ("0", ["a"])]
-    read_until = {one.api_server: one.timestamp for one in seen}
-    again = spool_of(URL, [tmp_path], read_until)
+    again = spool_of(URL, [tmp_path], marks(seen))
     assert not read(again)
     second.serve("d")
     assert [(one.api_server, ids([one])) for one in read(again)] == [("1", ["d"])]
-
-
-def test_what_was_stored_to_the_millisecond_is_not_read_again(tmp_path: Path) -> None:
-    inside = Inside(tmp_path)
-    inside.now = 1_000.000_9
-    inside.serve("a")
-    (one,) = read(spool_of(URL, [tmp_path]))
-    stored_at = int(one.timestamp * 1_000) / 1_000
-    assert stored_at < one.timestamp
-    assert not read(spool_of(URL, [tmp_path], {"0": stored_at}))
 
 
 def test_a_server_that_was_restarted_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -238,6 +228,188 @@ def test_a_server_that_was_restarted_takes_the_place_of_the_one_before(tmp_path:
     assert [one.api_server for one in read(spool)] == ["0"]
     Inside(tmp_path).serve("b")
     assert [one.api_server for one in read(spool)] == ["0"]
+
+
+# -- reading on ------------------------------------------------------------------------------------------------------
+
+
+def test_how_far_it_was_read_does_not_depend_on_the_clock(tmp_path: Path) -> None:
+    inside = Inside(tmp_path)
+    inside.serve("a")
+    seen = read(spool_of(URL, [tmp_path]))
+    inside.now -= 900.0
+    inside.serve("b")
+    assert ids(read(spool_of(URL, [tmp_path], marks(seen)))) == ["b"]
+
+
+def test_what_an_earlier_watch_has_read_and_is_gone_by_now_is_not_missing(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path, limit=65_536), spool_of(URL, [tmp_path])
+    seen: list[EngineObservation] = []
+    for number in range(1_000):
+        inside.serve(f"{number}")
+        seen += read(spool) if number % 10 == 0 else []
+    again = spool_of(URL, [tmp_path], marks(seen))
+    later = read(again)
+    assert ids(later) == [f"{number}" for number in range(991, 1_000)]
+    assert later[-1].lost == 0
+
+
+def test_a_live_process_keeps_its_label_when_the_one_before_it_is_dead(tmp_path: Path) -> None:
+    pid = dead_pid()
+    Inside(tmp_path, f"{pid}-5-1", pid=pid).serve("a")
+    second = Inside(tmp_path, f"{os.getpid()}-78-1")
+    second.serve("b")
+    seen = marks(read(spool_of(URL, [tmp_path])))
+    seen = {spool: ReadMark(mark.line, "1" if "-78-" in spool else "0") for spool, mark in seen.items()}
+    again = spool_of(URL, [tmp_path], seen)
+    third = Inside(tmp_path, f"{os.getpid()}-6-1")
+    third.serve("d")
+    assert [(one.api_server, ids([one])) for one in read(again)] == [("0", ["d"])]
+    second.serve("c")
+    assert [(one.api_server, ids([one])) for one in read(again)] == [("1", ["c"])]
+
+
+def test_a_folder_that_cannot_be_listed_for_once_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
+    inside.serve("a")
+    assert ids(read(spool)) == ["a"]
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", fail)
+        assert not read(spool)
+    inside.serve("b")
+    assert ids(read(spool)) == ["b"]
+
+
+def test_a_spool_that_is_away_for_once_is_not_told_anew(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path / "spool", t=900.0), spool_of(URL, [tmp_path / "spool"])
+    inside.serve("a")
+    assert ids(read(spool)) == ["a"]
+    (tmp_path / "spool").rename(tmp_path / "away")
+    assert not read(spool)
+    (tmp_path / "away").rename(tmp_path / "spool")
+    inside.serve("b")
+    (one,) = read(spool)
+    assert (ids([one]), one.notes) == (["b"], ())
+
+
+def test_a_file_that_cannot_be_opened_for_once_is_read_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, spool = Inside(tmp_path, limit=65_536), spool_of(URL, [tmp_path])
+    inside.serve("a")
+    assert ids(read(spool)) == ["a"]
+    for number in range(20):
+        inside.serve(f"{number}")
+    really = os.open
+
+    def fail(path: Any, *arguments: Any, **further: Any) -> int:
+        if str(path).endswith("000001.spool"):
+            raise OSError(errno.EMFILE, "too many open files")
+        return really(path, *arguments, **further)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", fail)
+        assert not read(spool)
+    later = read(spool)
+    assert (ids(later), later[-1].lost) == ([f"{number}" for number in range(20)], 0)
+
+
+def test_a_server_that_dies_before_its_port_opens_is_read_by_the_watch_that_runs(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        Inside(tmp_path, f"{process.pid}-5-1", pid=process.pid).serve("a")
+        spool = spool_of(URL, [tmp_path])
+        assert not read(spool, pids=()), "it may be anybody's yet"
+        process.kill()
+    assert ids(read(spool, pids=())) == ["a"]
+
+
+def test_a_file_whose_header_is_not_whole_yet_is_looked_at_again(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path), spool_of(URL, [tmp_path])
+    inside.serve("a")
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for length in (0, 20):
+        file.write_bytes(whole[:length])
+        assert not read(spool)
+    file.write_bytes(whole)
+    assert ids(read(spool)) == ["a"]
+
+
+def test_a_segment_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, spool = Inside(tmp_path, limit=32_768), spool_of(URL, [tmp_path])
+    for number in range(8):
+        inside.serve(f"{number}")
+    first, second = sorted(tmp_path.iterdir())[:2]
+    theirs = second.stat().st_ino
+    really = os.fstat
+
+    def seen(descriptor: int) -> os.stat_result:
+        found = really(descriptor)
+        if found.st_ino != theirs:
+            return found
+        return os.stat_result((*found[:4], os.getuid() + 1, *found[5:10]))
+
+    monkeypatch.setattr(os, "fstat", seen)
+    told = ids(read(spool))
+    lines = first.read_text().count('"kind":"requests"')
+    assert told[:lines] == [f"{number}" for number in range(lines)]
+    assert f"{lines}" not in told
+
+
+def test_a_segment_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path / "spool"), spool_of(URL, [tmp_path / "spool"])
+    inside.serve("a")
+    assert ids(read(spool)) == ["a"]
+    inside.serve("b")
+    (file,) = (tmp_path / "spool").iterdir()
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert not read(spool)
+
+
+def test_a_line_that_is_too_long_is_missing_and_those_behind_it_are_read(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path, limit=256 << 20), spool_of(URL, [tmp_path])
+    inside.serve("a")
+    inside.spool.write([{"kind": "requests", "id": ["x" * (6 << 20)]}])
+    inside.serve("b")
+    seen = [one for _ in range(9) for one in read(spool)]
+    assert ids(seen) == ["a", "b"]
+    assert [one.lost for one in seen] == [0, 1]
+
+
+def test_a_line_of_very_many_requests_is_read(tmp_path: Path) -> None:
+    inside, spool = Inside(tmp_path, limit=256 << 20), spool_of(URL, [tmp_path])
+    names = [f"{number:0200}" for number in range(9_000)]
+    inside.spool.write([{"kind": "requests", "id": names, "ended": [1_000.0] * 9_000}])
+    inside.serve("b")
+    seen = [one for _ in range(9) for one in read(spool)]
+    assert ids(seen) == [*names, "b"]
+    assert seen[-1].lost == 0
+
+
+def test_another_writer_of_the_same_name_counts_from_the_beginning(tmp_path: Path) -> None:
+    before = Inside(tmp_path, t=900.0)
+    for name in "abc":
+        before.serve(name)
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    file.unlink()
+    after = Inside(tmp_path, t=950.0)
+    after.now = 1_500.0
+    after.serve("d")
+    file.rename(file.with_name(file.name.replace("000001", "000002")))
+    file.write_bytes(kept)
+    seen = read(spool_of(URL, [tmp_path]))
+    assert ids(seen) == ["a", "b", "c", "d"]
+    assert len({request.request_id for one in seen for request in one.requests}) == 4
+    assert [[note.kind for note in one.notes] for one in seen] == [["started"], [], [], ["started"]]
+    assert len({note.note_id for one in seen for note in one.notes}) == 2
+    assert seen[-1].lost == 0
+    assert not read(spool_of(URL, [tmp_path], marks(seen)))
 
 
 # -- hostile files ---------------------------------------------------------------------------------------------------

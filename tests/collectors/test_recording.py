@@ -126,7 +126,8 @@ def engine_tellings(draw: st.DrawFn) -> EngineObservation:
         metadata=draw(st.dictionaries(texts, reals, max_size=2)),
         request_id=draw(st.none() | texts.filter(bool)),
     )
-    note = EngineNote(draw(times), draw(texts), draw(st.dictionaries(texts, counts | texts, max_size=2)))
+    note = EngineNote(draw(times), draw(texts), draw(st.dictionaries(texts, counts | texts, max_size=2)), draw(texts))
+    spool = draw(texts)
     return EngineObservation(
         **fixed,
         api_server=draw(texts),
@@ -142,6 +143,8 @@ def engine_tellings(draw: st.DrawFn) -> EngineObservation:
         is_paused=draw(st.none() | st.booleans()),
         requests=draw(st.sampled_from([(), (request,)])),
         notes=draw(st.sampled_from([(), (note,)])),
+        spool=spool,
+        line=draw(st.integers(1, 10**14)) if spool else 0,
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vllm_monitor.clock import ManualClock
+from vllm_monitor.collectors import ReadMark
 from vllm_monitor.core import TargetPipeline, Tick
-from vllm_monitor.lifecycle_tracker import INSIDE_KEY, LifecycleTracker
+from vllm_monitor.lifecycle_tracker import INSIDE_KEY, LifecycleTracker, is_inside
 from vllm_monitor.persistence import PersistenceConfig, PersistenceManager
 from vllm_monitor.records import (
     Condition,
@@ -23,6 +25,7 @@ from vllm_monitor.records import (
     Observation,
     PageObservation,
     PauseObservation,
+    RequestSummary,
     Series,
 )
 
@@ -51,6 +54,17 @@ class Watch:
         page = PageObservation(target=TARGET, timestamp=now, layout=PAGE, values=array("d", [0, 0]), status=200)
         self.ticks.append(self.pipeline.step(now, [page, *seen]))
         return self.ticks[-1]
+
+    def blind(self, *seen: Observation) -> Tick:
+        """A tick in which the server shows nothing, so that its state is not known."""
+        self.clock.advance(0.1)
+        self.ticks.append(self.pipeline.step(self.clock.now(), list(seen)))
+        return self.ticks[-1]
+
+    def look(self) -> None:
+        """As many ticks as it takes to know a state."""
+        for _ in range(4):
+            self.tick()
 
     def told(
         self, rejected: int = 0, *, api_server: str = "0", notes: tuple[EngineNote, ...] = (), **further: Any
@@ -153,6 +167,155 @@ def test_what_the_server_says_of_a_pause_comes_first() -> None:
         PauseObservation(target=TARGET, timestamp=watch.clock.now(), is_paused=False),
     )
     assert tick.snapshot.condition is Condition.IDLE
+
+
+class Telling:
+    """What the part inside one process tells, line by line, and a watch that may be ended and begun again."""
+
+    def __init__(self, store: PersistenceManager, spool: str = "7-5-1-900000") -> None:
+        self.store = store
+        self.spool = spool
+        self.line = 0
+        self.told: list[EngineObservation] = []
+
+    def tell(self, at: float, *kinds: str, rejected: int = 0) -> None:
+        """A line of totals with what came before it, which is kept as a file would keep it."""
+        notes = []
+        for kind in kinds:
+            notes.append(
+                EngineNote(at, kind, {"lever": "pause", "for_seconds": 9.0}, f"{self.spool}:{self.line}:{kind}")
+            )
+            self.line += 1
+        self.line += 1
+        self.told.append(
+            EngineObservation(
+                target=TARGET,
+                timestamp=at,
+                layout=REJECTED,
+                values=array("d", [rejected]),
+                rejected={"gate_limit": rejected},
+                notes=tuple(notes),
+                spool=self.spool,
+                line=self.line,
+                requests=(RequestSummary(timestamp=at, target=TARGET, request_id=f"{self.spool}-{self.line}-0"),),
+            )
+        )
+
+    def untold(self, watch: Watch) -> list[EngineObservation]:
+        mark = watch.pipeline.inside_read.get(self.spool)
+        return [one for one in self.told if mark is None or one.line > mark.line]
+
+    def stored(self) -> dict[str, list[Any]]:
+        assert self.store.flush_all()
+        name = "vllm_monitor_engine_rejected_requests_total"
+        return {
+            "events": sorted(one.event_type for one in self.store.get_events(limit=None) if "inside" in one.event_type),
+            "checkpoints": sorted(
+                one.metadata[INSIDE_KEY]["kind"] for one in self.store.get_checkpoints(limit=None) if is_inside(one)
+            ),
+            "samples": sorted(one["timestamp"] for one in self.store.get_metrics(metric_name=name, limit=None)),
+            "requests": sorted(one.timestamp for one in self.store.get_requests(limit=None)),
+        }
+
+
+ALL = {
+    "events": ["inside_lever", "inside_lever", "inside_started"],
+    "checkpoints": ["lever", "lever", "started"],
+    "samples": [1_000.4, 1_000.556, 1_000.6],
+    "requests": [1_000.4, 1_000.5559, 1_000.6],
+}
+
+
+def fill(telling: Telling) -> None:
+    telling.tell(1_000.4, "started")
+    telling.tell(1_000.555_9, "lever")
+    telling.tell(1_000.6, "lever")
+
+
+@pytest.mark.parametrize("ends_gracefully", [True, False])
+@pytest.mark.parametrize("ticks", [0, 1, 5])
+def test_a_watch_that_ends_soon_loses_nothing_and_nothing_comes_twice(
+    store: PersistenceManager, ticks: int, ends_gracefully: bool
+) -> None:
+    telling = Telling(store)
+    fill(telling)
+    watch = Watch(store)
+    assert telling.untold(watch) == telling.told
+    watch.blind(*telling.told)
+    for _ in range(ticks):
+        watch.tick()
+    if ends_gracefully:
+        watch.pipeline.save_inside_progress()
+    for now in (1_100.0, 1_200.0):
+        again = Watch(store, now=now)
+        news = telling.untold(again)
+        assert len(news) == (0 if (ends_gracefully and ticks == 5) or now == 1_200.0 else 3)
+        again.tick(*news)
+        again.look()
+        again.pipeline.save_inside_progress()
+    assert telling.stored() == ALL
+
+
+def test_what_waits_for_its_place_in_the_story_does_not_count_as_read(store: PersistenceManager) -> None:
+    telling = Telling(store)
+    fill(telling)
+    watch = Watch(store)
+    watch.blind(*telling.told)
+    watch.pipeline.save_inside_progress()
+    assert not Watch(store).pipeline.inside_read
+    watch.look()
+    watch.pipeline.save_inside_progress()
+    assert Watch(store).pipeline.inside_read == {telling.spool: ReadMark(6)}
+
+
+def test_each_process_has_a_mark_and_a_label_of_its_own(store: PersistenceManager) -> None:
+    first, second = Telling(store), Telling(store, "8-6-1-900000")
+    watch = Watch(store)
+    watch.look()
+    first.tell(1_000.1, "started")
+    second.tell(1_000.2, "started")
+    second.tell(1_000.3)
+    watch.tick(*first.told, *(replace(one, api_server="1") for one in second.told))
+    watch.pipeline.save_inside_progress()
+    assert Watch(store).pipeline.inside_read == {first.spool: ReadMark(2), second.spool: ReadMark(3, "1")}
+
+
+def test_a_mark_is_kept_only_when_what_it_accounts_for_is_stored(
+    store: PersistenceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = Telling(store)
+    fill(telling)
+    watch = Watch(store)
+    watch.look()
+    watch.tick(*telling.told)
+    monkeypatch.setattr(store, "flush_all", lambda: False)
+    watch.pipeline.save_inside_progress()
+    assert not Watch(store).pipeline.inside_read
+
+
+def test_what_was_refused_between_two_watches_is_told(store: PersistenceManager) -> None:
+    telling = Telling(store)
+    telling.tell(1_000.4, "started", rejected=7)
+    watch = Watch(store)
+    watch.look()
+    watch.tick(*telling.told)
+    watch.pipeline.save_inside_progress()
+    telling.tell(1_050.0, rejected=9)
+    again = Watch(store, now=1_100.0)
+    again.tick(*telling.untold(again))
+    again.look()
+    assert again.events() == ["inside_rejected"]
+    (told,) = [one for tick in again.ticks for one in tick.checkpoints if is_inside(one)]
+    assert told.metadata[INSIDE_KEY]["requests"] == 2
+
+
+def test_two_facts_of_one_moment_are_two(store: PersistenceManager) -> None:
+    telling = Telling(store)
+    telling.tell(1_000.4, "lever", "lever")
+    watch = Watch(store)
+    watch.look()
+    watch.tick(*telling.told)
+    assert watch.kinds() == ["lever", "lever"]
 
 
 def test_what_is_told_without_a_store_is_told_all_the_same() -> None:

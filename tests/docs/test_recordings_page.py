@@ -59,6 +59,8 @@ def one_of_each() -> list[Observation]:
             is_paused=True,
             requests=(RequestSummary(timestamp=1.0),),
             notes=(EngineNote(1.0, "end"),),
+            spool="7-5-1",
+            line=3,
         ),
     ]
 

@@ -4,7 +4,7 @@ Each collector delivers observations (:mod:`vllm_monitor.records`) and none of t
 """
 
 from vllm_monitor.collectors.engine_lines import ENGINE_METRICS
-from vllm_monitor.collectors.engine_spool import EngineSpool, default_spool_dir
+from vllm_monitor.collectors.engine_spool import EngineSpool, ReadMark, default_spool_dir
 from vllm_monitor.collectors.exposition import PageParser, ParsedPage
 from vllm_monitor.collectors.gpu import GpuCollector
 from vllm_monitor.collectors.http_session import Connections, make_tls_context
@@ -38,6 +38,7 @@ __all__ = [
     "ParsedPage",
     "ProbeSampler",
     "ProcessCollector",
+    "ReadMark",
     "RecordedTruth",
     "Recording",
     "RecordingWriter",

@@ -3,36 +3,34 @@
 Files are only read, never removed: their writer keeps them within its bound. Who the lines are from is decided by their
 header: by the URL that the operator gave the server, else by the server's processes, else (for one that is dead) by its
 port. Files of users who are neither root, nor ours, nor the server's are left alone.
+
+Lines have numbers, and each writer a name of its own, so that a line has an identity that lasts: how far a writer was
+read is said by a number and not by a time, which somebody may set back, and what is read again can be told from news.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import stat
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vllm_monitor.collectors.engine_header import started_note
 from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
 from vllm_monitor.collectors.shared_engines import SharedEngines
+from vllm_monitor.collectors.spool_files import Header, list_files, read_from, read_header
 from vllm_monitor.collectors.targets import normalise_target
 from vllm_monitor.errors import ConfigurationError
 from vllm_monitor.records import EngineNote, EngineObservation, RequestSummary
 
-__all__ = ["EngineSpool", "default_spool_dir"]
+__all__ = ["EngineSpool", "ReadMark", "default_spool_dir"]
 
-_FILE = re.compile(r"(?P<spool>(?P<pid>[0-9]{1,10})-[0-9]{1,20}-[0-9]{1,6})\.(?P<segment>[0-9]{6,9})\.spool")
-_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 """Read at once of one spool: some ten minutes of a busy server, so that a long absence is made up for bit by bit."""
-_MOST_HEADER_BYTES = 1 << 16
-_STORED_TO_SECONDS = 0.001
-"""The store keeps times in milliseconds; lines are written at least fifty apart."""
+_MOST_LINE_BYTES = 4 << 20
 _MOST_API_SERVERS = 10_000
 
 
@@ -41,23 +39,55 @@ def default_spool_dir(user: int | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"vllm-monitor-{os.getuid() if user is None else user}"
 
 
+@dataclass(frozen=True, slots=True)
+class ReadMark:
+    """How far a writer was read.
+
+    Args:
+        line: The number of the last line whose news, and those of all before it, were told.
+        api_server: The label that its news have.
+    """
+
+    line: int
+    api_server: str = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """With which processes of ours a spool was found to be another's, and whether its writer lived."""
+
+    pids: frozenset[int]
+    pid: int | None
+    was_alive: bool
+
+
 @dataclass(slots=True)
 class _Process:
-    """One process that writes, and how far it was read."""
+    """One process that writes, and how far it was read.
+
+    ``number`` is the last line that was taken, ``seen`` the last that was looked at, ``told`` the last that was handed
+    out. ``successor`` is the header of another writer that may go on in this spool.
+    """
 
     name: str
+    writer: str
     pid: int
     api_server: str
     model: str
+    owner: int
     segment: int
     offset: int = 0
     number: int = 0
+    seen: int = 0
+    told: int = 0
     missing: int = 0
     rest: bytes = b""
+    is_skipping: bool = False
     requests: list[RequestSummary] = field(default_factory=list)
     notes: list[EngineNote] = field(default_factory=list)
     ended: bool = False
     shares_engines: bool = False
+    successor: dict[str, Any] | None = None
 
 
 class EngineSpool:
@@ -66,7 +96,7 @@ class EngineSpool:
     Args:
         target: The server's URL in its one form, or another name for what runs in a process of its own.
         folders: Where to look beside the default folders of the server's user and of ours.
-        read_until: What is already stored, by API process: unix seconds of its newest line.
+        read: How far writers were read before, by their names (``spool`` of what they told).
         port: On which it serves; ``None`` where it serves on none.
     """
 
@@ -74,17 +104,18 @@ class EngineSpool:
         self,
         target: str,
         folders: Iterable[Path] = (),
-        read_until: Mapping[str, float] | None = None,
+        read: Mapping[str, ReadMark] | None = None,
         *,
         port: int | None = None,
     ) -> None:
         self.target = target
         self._port = port
         self._folders = tuple(folders)
-        self._read_until = dict(read_until or {})
+        self._read_before = dict(read or {})
+        self._users = {os.getuid()}
         self._processes: dict[str, _Process] = {}
         self._shared = SharedEngines()
-        self._foreign: dict[Path, frozenset[int]] = {}  # with which processes of ours it was found to be foreign
+        self._foreign: dict[Path, _Foreign] = {}
 
     def collect(self, pids: Collection[int], now: float, *, is_local: bool = True) -> list[EngineObservation]:
         """What has come since the last call, oldest first.
@@ -94,59 +125,104 @@ class EngineSpool:
             now: Unix seconds.
             is_local: Whether the server runs on this machine, so that its port names it.
         """
-        users = {os.getuid(), *(_user_of(pid) for pid in pids)} - {None}
+        # Users stay known: what a server wrote last is read when its process is gone.
+        self._users |= {user for pid in pids if (user := _user_of(pid)) is not None}
         segments: dict[str, dict[int, Path]] = {}
-        for folder in (*self._folders, *(default_spool_dir(user) for user in users)):
-            for path, spool, segment in _listing(folder):
-                segments.setdefault(spool, {})[segment] = path
+        is_whole = True
+        for folder in (*self._folders, *(default_spool_dir(user) for user in sorted(self._users))):
+            try:
+                files = list_files(folder)
+            except OSError:
+                is_whole = False
+                continue
+            for file in files:
+                segments.setdefault(file.spool, {})[file.segment] = file.path
         found: list[EngineObservation] = []
         for spool, paths in sorted(segments.items(), key=lambda item: int(item[0].split("-")[1])):
-            process = self._processes.get(spool) or self._adopt(spool, paths, pids, users, is_local)
+            process = self._processes.get(spool) or self._adopt(spool, paths, pids, segments, is_local)
             if process is not None:
                 found += self._read(process, paths, now)
-        for spool in self._processes.keys() - segments.keys():
-            del self._processes[spool]
-        listed = {path for paths in segments.values() for path in paths.values()}
-        self._foreign = {path: known for path, known in self._foreign.items() if path in listed}
+        if is_whole:
+            self._forget_all_but(segments)
         sharing = {one.api_server for one in self._processes.values() if one.shares_engines}
         found.sort(key=lambda one: one.timestamp)
         return [self._shared.judge(one) if one.api_server in sharing else one for one in found]
 
+    def _forget_all_but(self, segments: Mapping[str, Mapping[int, Path]]) -> None:
+        """Let go of spools that are not there any more; how far they were read stays known, should they come again."""
+        for spool in self._processes.keys() - segments.keys():
+            gone = self._processes.pop(spool)
+            if gone.told:
+                self._read_before[gone.writer] = ReadMark(gone.told, gone.api_server)
+        listed = {path for paths in segments.values() for path in paths.values()}
+        self._foreign = {path: known for path, known in self._foreign.items() if path in listed}
+
     def _adopt(
-        self,
-        spool: str,
-        paths: Mapping[int, Path],
-        pids: Collection[int],
-        users: Collection[int | None],
-        is_local: bool,
+        self, spool: str, paths: Mapping[int, Path], pids: Collection[int], listed: Collection[str], is_local: bool
     ) -> _Process | None:
         first = min(paths)
         path = paths[first]
-        if self._foreign.get(path) == frozenset(pids):
+        foreign = self._foreign.get(path)
+        if foreign is not None and foreign == _Foreign(frozenset(pids), foreign.pid, _is_alive(foreign.pid)):
             return None
         try:
-            header = _header(path, users)
+            header = read_header(path, {0, *self._users})
         except OSError:
             return None
-        if header is None or not self._is_ours(header, pids, is_local):
-            self._foreign[path] = frozenset(pids)
+        if header is None:
+            return None  # its writer has only just begun
+        pid = header.values.get("pid")
+        pid = pid if _is_number(pid) else None
+        if not header.values or not self._is_ours(header.values, pids, is_local):
+            self._foreign[path] = _Foreign(frozenset(pids), pid, _is_alive(pid))
             return None
         self._foreign.pop(path, None)
-        taken = {one.api_server for one in self._processes.values() if not one.ended and _is_alive(one.pid)}
-        # Of several API servers each has a number of its own, which stays the same whoever is found first.
-        numbers = (header.get("api_server"), *range(len(taken) + 1))
-        slot = next(str(one) for one in numbers if _is_number_of_server(one) and str(one) not in taken)
-        pid, model = header.get("pid"), header.get("model")
-        process = _Process(
-            spool, pid if isinstance(pid, int) else 0, slot, model if isinstance(model, str) else "", first
-        )
-        count = header.get("api_servers")
-        process.shares_engines = isinstance(count, int) and count > 1
-        started = started_note(header)
-        if started is not None:
-            process.notes.append(started)
+        process = self._begin(spool, first, header, listed)
         self._processes[spool] = process
         return process
+
+    def _begin(self, spool: str, segment: int, header: Header, listed: Collection[str]) -> _Process:
+        writer = _writer_of(spool, header.values)
+        pid, model, count = (header.values.get(name) for name in ("pid", "model", "api_servers"))
+        process = _Process(
+            name=spool,
+            writer=writer,
+            pid=pid if _is_number(pid) else 0,
+            api_server=self._label(writer, header.values, listed),
+            model=model if isinstance(model, str) else "",
+            owner=header.owner,
+            segment=segment,
+            shares_engines=_is_number(count) and count > 1,
+        )
+        self._go_on(process, header.values)
+        return process
+
+    def _go_on(self, process: _Process, header: Mapping[str, Any]) -> None:
+        """Where an earlier look at its writer came to, or at its beginning."""
+        before = self._read_before.get(process.writer)
+        process.number = process.told = 0 if before is None else before.line
+        started = started_note(header) if before is None else None
+        if started is not None:
+            process.notes.append(replace(started, note_id=f"{process.writer}:0:started"))
+
+    def _label(self, writer: str, header: Mapping[str, Any], listed: Collection[str]) -> str:
+        """Which of the API servers it is: as before, else as it says itself, else the first that nobody else has."""
+        taken = {one.api_server for one in self._processes.values() if not one.ended and _is_alive(one.pid)}
+        reserved = {
+            mark.api_server
+            for other, mark in self._read_before.items()
+            if other != writer
+            and _spool_of(other) in listed
+            and _spool_of(other) not in self._processes
+            and _is_alive(int(other.split("-")[0]))
+        }
+        before = self._read_before.get(writer)
+        if before is not None and before.api_server not in taken:
+            return before.api_server
+        number = header.get("api_server")
+        if _is_number_of_server(number) and str(number) not in taken:
+            return str(number)
+        return next(str(place) for place in range(_MOST_API_SERVERS * 2) if str(place) not in taken | reserved)
 
     def _is_ours(self, header: Mapping[str, Any], pids: Collection[int], is_local: bool) -> bool:
         url, pid = header.get("target_url"), header.get("pid")
@@ -157,7 +233,7 @@ class EngineSpool:
                 return False
         if pid in pids:
             return True
-        alive = isinstance(pid, int) and _is_alive(pid)
+        alive = _is_number(pid) and _is_alive(pid)
         return is_local and not alive and self._port is not None and header.get("port") == self._port
 
     def _read(self, process: _Process, paths: Mapping[int, Path], now: float) -> list[EngineObservation]:
@@ -165,18 +241,25 @@ class EngineSpool:
         left = _CHUNK_BYTES
         while left > 0:
             path = paths.get(process.segment)
-            data = b"" if path is None else _read_from(path, process.offset, left)
+            try:
+                data = b"" if path is None else read_from(path, process.offset, left, process.owner)
+            except OSError:
+                break  # its rest is there the next time
             if not data:
                 later = [segment for segment in paths if segment > process.segment]
                 if not later:
                     break
-                process.segment, process.offset, process.rest = min(later), 0, b""
+                process.segment, process.offset = min(later), 0
+                process.rest, process.is_skipping = b"", False
                 continue
             left -= len(data)
             process.offset += len(data)
             *lines, process.rest = (process.rest + data).split(b"\n")
-            if len(process.rest) > _CHUNK_BYTES:
-                process.rest = b""  # no line of ours is so long
+            if lines and process.is_skipping:
+                del lines[0]
+                process.is_skipping = False
+            if len(process.rest) > _MOST_LINE_BYTES:
+                process.rest, process.is_skipping = b"", True  # no line of ours is so long; its number is missing then
             for line in lines:
                 observation = self._take(process, line, now)
                 if observation is not None:
@@ -188,10 +271,19 @@ class EngineSpool:
             line = json.loads(text)
         except (ValueError, RecursionError):
             return None  # torn by a full disk; its number is missing then
-        if not isinstance(line, dict) or line.get("kind") == "header":
+        if not isinstance(line, dict):
+            return None
+        if line.get("kind") == "header":
+            is_another = _writer_of(process.name, line) != process.writer
+            process.successor = line if is_another else None
             return None
         number, at = line.get("n"), line.get("t")
-        if not isinstance(number, int) or isinstance(number, bool) or not process.number < number < 10**15:
+        if not _is_number(number) or not 0 < number < 10**15:
+            return None
+        if number <= process.seen and process.successor is not None:
+            self._succeed(process, process.successor)
+        process.seen = max(process.seen, number)
+        if number <= process.number:
             return None
         process.missing += number - process.number - 1
         process.number = number
@@ -199,23 +291,31 @@ class EngineSpool:
             process.missing += 1
             return None
         if line.get("kind") == "requests":
-            process.requests += requests_of(line, self.target, process.model, f"{process.name}-{number}")
+            process.requests += requests_of(line, self.target, process.model, f"{process.writer}-{number}")
             return None
         if line.get("kind") != "totals":
             note = note_of(line)
             if note is not None:
                 process.ended = process.ended or note.kind == "end"
-                process.notes.append(note)
+                process.notes.append(replace(note, note_id=f"{process.writer}:{number}:{note.kind}"))
             return None
         if not isinstance(at, int | float) or isinstance(at, bool) or not 0 < at < 1e11:
             return None
         return self._observation(process, line, min(float(at), now))
 
-    def _observation(self, process: _Process, line: dict[str, Any], at: float) -> EngineObservation | None:
+    def _succeed(self, process: _Process, header: dict[str, Any]) -> None:
+        """Another writer goes on under the same name, and counts its lines from the beginning."""
+        process.successor = None
+        process.writer = _writer_of(process.name, header)
+        pid = header.get("pid")
+        process.pid = pid if _is_number(pid) else 0
+        process.seen, process.missing, process.ended = 0, 0, False
+        self._go_on(process, header)
+
+    def _observation(self, process: _Process, line: dict[str, Any], at: float) -> EngineObservation:
         requests, process.requests = tuple(process.requests), []
         notes, process.notes = tuple(process.notes), []
-        if at <= self._read_until.get(process.api_server, 0.0) + _STORED_TO_SECONDS:
-            return None  # an earlier watch has stored it
+        process.told = process.number
         layout, values = samples_of({**line, "missing_lines": process.missing}, process.api_server)
         figures = {
             name: _figure(line.get(name)) for name in ("in_flight", "stalled_seconds", "lost_steps", "lost_lines")
@@ -237,11 +337,28 @@ class EngineSpool:
             is_paused=_switch(line.get("paused")),
             requests=requests,
             notes=notes,
+            spool=process.writer,
+            line=process.number,
         )
 
 
-def _is_number_of_server(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_API_SERVERS
+def _is_number_of_server(value: Any) -> TypeGuard[int]:
+    return _is_number(value) and 0 <= value < _MOST_API_SERVERS
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _writer_of(spool: str, header: Mapping[str, Any]) -> str:
+    """Names a writer among all, also when two processes, in two containers say, call their spools alike."""
+    at: Any = header.get("t")
+    is_time = isinstance(at, int | float) and not isinstance(at, bool) and 0 < at < 1e11
+    return f"{spool}-{at * 1000:.0f}" if is_time else spool
+
+
+def _spool_of(writer: str) -> str:
+    return "-".join(writer.split("-")[:3])
 
 
 def _figure(value: Any) -> float:
@@ -253,49 +370,6 @@ def _switch(value: Any) -> bool | None:
     return value == 1 if value in (0, 1) else None
 
 
-def _listing(folder: Path) -> list[tuple[Path, str, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            matches = [(Path(entry.path), _FILE.fullmatch(entry.name)) for entry in entries]
-    except OSError:
-        return []
-    return [(path, match["spool"], int(match["segment"])) for path, match in matches if match is not None]
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _header(path: Path, users: Collection[int | None]) -> dict[str, Any] | None:
-    """The first line of a file, when it is one of ours, and of a user whom we believe."""
-    descriptor = _open(path)
-    try:
-        seen = os.fstat(descriptor)
-        if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in (0, *users):
-            return None
-        text, has_end, _ = os.read(descriptor, _MOST_HEADER_BYTES).partition(b"\n")
-    finally:
-        os.close(descriptor)
-    try:
-        header = json.loads(text) if has_end else None
-    except (ValueError, RecursionError):
-        return None
-    return header if isinstance(header, dict) and header.get("format") == _FORMAT else None
-
-
-def _read_from(path: Path, offset: int, most: int) -> bytes:
-    try:
-        descriptor = _open(path)
-    except OSError:
-        return b""
-    try:
-        return os.pread(descriptor, most, offset)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
-
-
 def _user_of(pid: int) -> int | None:
     try:
         return Path(f"/proc/{pid}").stat().st_uid
@@ -303,5 +377,5 @@ def _user_of(pid: int) -> int | None:
         return None
 
 
-def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def _is_alive(pid: int | None) -> bool:
+    return pid is not None and Path(f"/proc/{pid}").exists()

@@ -39,7 +39,11 @@ def encode_engine(one: EngineObservation) -> dict[str, Any]:
     if one.requests:
         fields["requests"] = [_request_fields(request) for request in one.requests]
     if one.notes:
-        fields["notes"] = [asdict(note) for note in one.notes]
+        fields["notes"] = [
+            {name: value for name, value in asdict(note).items() if value or name != "note_id"} for note in one.notes
+        ]
+    if one.spool:
+        fields |= {"spool": one.spool, "line": one.line}
     if one.layout is not None and one.values is not None:
         fields["kinds"] = "".join(KIND_LETTERS[series.kind] for series in one.layout.series)
         fields["v"] = dict(zip(map(str, one.layout.series), one.values.tolist(), strict=True))
@@ -69,9 +73,11 @@ def decode_engine(line: Mapping[str, Any], timing: dict[str, Any]) -> EngineObse
         is_paused=None if line.get("is_paused") is None else bool(line["is_paused"]),
         requests=tuple(_request(fields, timing["target"]) for fields in line.get("requests", ())),
         notes=tuple(
-            EngineNote(float(note["timestamp"]), str(note["kind"]), dict(note["facts"]))
+            EngineNote(float(note["timestamp"]), str(note["kind"]), dict(note["facts"]), str(note.get("note_id", "")))
             for note in line.get("notes", ())
         ),
+        spool=str(line.get("spool", "")),
+        line=int(line.get("line", 0)),
     )
 
 

@@ -49,5 +49,6 @@ class SharedEngines:
             return replace(one, stalled_seconds=stalled)
         self._told = is_stalled
         facts = {"in_flight": one.in_flight, **({"seconds": round(stalled, 3)} if is_stalled else {})}
-        note = EngineNote(one.timestamp, "stalled" if is_stalled else "stall_over", facts)
+        kind = "stalled" if is_stalled else "stall_over"
+        note = EngineNote(one.timestamp, kind, facts, f"{one.spool}:{one.line}:{kind}" if one.spool else "")
         return replace(one, stalled_seconds=stalled, notes=(*one.notes, note))

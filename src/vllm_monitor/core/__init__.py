@@ -1,7 +1,8 @@
 """The monitor itself: settings, the step in which the rooms meet, the watch, replay."""
 
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
-from vllm_monitor.core.inside_stories import InsideStories, inside_event
+from vllm_monitor.core.inside_progress import inside_event
+from vllm_monitor.core.inside_stories import InsideStories
 from vllm_monitor.core.monitor import VLLMMonitor
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
 from vllm_monitor.core.recording_report import RecordingReport, ScoredPrediction

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vllm_monitor.collectors import ProbeSampler, ServerFacts
-from vllm_monitor.core.inside_stories import InsideStories, inside_event
+from vllm_monitor.collectors import ProbeSampler, ReadMark, ServerFacts
+from vllm_monitor.core.inside_progress import inside_event
+from vllm_monitor.core.inside_stories import InsideStories
 from vllm_monitor.core.stored_story import read_story
 from vllm_monitor.core.target_failures import TargetFailures
 from vllm_monitor.core.target_predictions import PredictionSource, TargetPredictions
@@ -174,9 +175,13 @@ class TargetPipeline:
         self._failures.restore(learned)
 
     @property
-    def inside_read_until(self) -> Mapping[str, float]:
-        """What of the part inside the server is stored: by API process, unix seconds of its newest line."""
-        return self._inside.read_until
+    def inside_read(self) -> Mapping[str, ReadMark]:
+        """How far the writers inside the server were read whose news are stored."""
+        return self._inside.read
+
+    def save_inside_progress(self) -> None:
+        """Keep how far the inside was read. Waits for the disk; may be called from another thread."""
+        self._inside.save_progress()
 
     def step(self, now: float, observations: Sequence[Observation]) -> Tick:
         """One tick.
@@ -223,6 +228,8 @@ class TargetPipeline:
         if self._store is not None:
             for event in events:
                 self._store.enqueue_event(event)
+        if not self._tracker.waits_inside(self.target):
+            self._inside.settle()
         still = () if self._guardrails is None else tuple(self._guardrails.firing(self.target))
         return Tick(
             snapshot,

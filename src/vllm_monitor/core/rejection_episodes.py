@@ -32,6 +32,10 @@ class RejectionEpisodes:
         self._began_at, self._last_at = began_at, None
         self._refused = Counter(refused)
 
+    def know(self, api_server: str, counts: Mapping[str, int]) -> None:
+        """What an API process had counted when it was last read."""
+        self._counts[api_server] = dict(counts)
+
     def observe(self, one: EngineObservation) -> list[EngineNote]:
         """What has begun or ended with a line of totals: notes ``rejected`` and ``rejected_over``.
 

@@ -27,6 +27,7 @@ from vllm_monitor.collectors import (
 )
 from vllm_monitor.core.config import MonitorConfig, TargetSettings
 from vllm_monitor.core.pipeline import TargetPipeline, Tick
+from vllm_monitor.errors import StorageError
 from vllm_monitor.records import EngineObservation, Observation, VersionObservation
 
 __all__ = ["TargetWatcher"]
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 VERSION_SECONDS = 60.0
 LOAD_SECONDS = 5.0
 PAUSE_SECONDS = 5.0
+PROGRESS_SECONDS = 5.0
+"""How often it is kept how far the inside was read: what came since is read again after a crash of the monitor."""
 LATE_SECONDS = 1.5
 """From here on a late tick is worth an event: what was missed is our fault and not the server's."""
 
@@ -92,7 +95,7 @@ class TargetWatcher:
         self._processes = ProcessCollector(target.url, clock, machine)
         folders = [] if config.spool_dir is None else [config.spool_dir]
         port = host_and_port(target.url)[1]
-        self._inside = EngineSpool(target.url, folders, pipeline.inside_read_until, port=port)
+        self._inside = EngineSpool(target.url, folders, pipeline.inside_read, port=port)
         self._facts: ServerFacts | None = None
         self._gpus = gpus
         self._host_thread = host_thread
@@ -127,6 +130,7 @@ class TargetWatcher:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
             if self._log_tail is not None:
                 self._log_tail.close()
+            await self._save_progress()
 
     async def _tick(self, interval: float) -> None:
         awaited = [
@@ -147,11 +151,18 @@ class TargetWatcher:
 
     def _start_slow_probes(self) -> None:
         self._start_when_due("version", VERSION_SECONDS, self._ask_version)
+        self._start_when_due("progress", PROGRESS_SECONDS, self._save_progress)
         self._start_when_due("load", LOAD_SECONDS, self._probe.load)
         suspicious = self._pipeline.picture.is_suspicious
         self._start_when_due("pause", 0.0 if suspicious else PAUSE_SECONDS, self._probe.is_paused)
         if self._config.canary and self._pipeline.picture.models:
             self._start_when_due("canary", self._config.canary_interval_seconds, self._send_canary)
+
+    async def _save_progress(self) -> None:
+        try:
+            await asyncio.to_thread(self._pipeline.save_inside_progress)
+        except StorageError as error:  # what is not kept is read again
+            _log.warning("how far the inside of %s was read is not kept: %s", self.url, error)
 
     async def _ask_version(self) -> VersionObservation:
         observation = await self._probe.version()

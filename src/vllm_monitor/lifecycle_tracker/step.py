@@ -24,6 +24,7 @@ class Step:
         interventions: Names of the interventions under way.
         error_context: Facts of a failure.
         metadata: Further facts.
+        checkpoint_id: Of its checkpoint; ``None`` for a new one.
     """
 
     at: float
@@ -34,3 +35,4 @@ class Step:
     interventions: Sequence[str] = ()
     error_context: dict[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
+    checkpoint_id: str | None = None

@@ -162,7 +162,7 @@ class LifecycleTracker:
             track = self._track(target)
             track.told_inside.extend(notes)
             checkpoints: list[StateCheckpoint] = []
-            for step in inside_steps(track, now):
+            for step in inside_steps(track, target, now):
                 state = track.state
                 assert state is not None  # noqa: S101  # there are no steps without one
                 checkpoints.append(self._checkpoint(track, target, state, state, step, condition=track.condition))
@@ -170,6 +170,11 @@ class LifecycleTracker:
                 if self._store is not None:
                     self._store.enqueue_checkpoint(checkpoint)
             return tuple(checkpoints)
+
+    def waits_inside(self, target: str) -> bool:
+        """Whether something that the inside told waits for its place in the story, and so is not stored yet."""
+        with self._lock:
+            return bool(self._track(target).told_inside)
 
     def last_inside(self, target: str, kinds: Collection[str]) -> Mapping[str, Any] | None:
         """The newest fact of these kinds that the inside told, among the newest checkpoints."""
@@ -485,6 +490,7 @@ class LifecycleTracker:
             target=target,
             condition=condition,
             reason=step.reason,
+            checkpoint_id=step.checkpoint_id,
         )
         track.recent.append(checkpoint)
         return checkpoint

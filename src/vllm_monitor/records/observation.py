@@ -243,11 +243,13 @@ class EngineNote:
         kind: ``started``, ``engine_initialized``, ``application_ready``, ``stalled``, ``stall_over``, ``sleep``,
             ``lever`` or ``end``; the monitor makes ``rejected`` and ``rejected_over`` of the counts.
         facts: What it said of it.
+        note_id: The same whenever it is read again, another one for every other fact; empty when it has none.
     """
 
     timestamp: float
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
+    note_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +270,8 @@ class EngineObservation(_Timed):
         is_paused: Whether a lever of ours has paused the engines; ``None`` until one was moved.
         requests: Requests that have finished.
         notes: Rare facts.
+        spool: Names the process that wrote it, among all there ever were; empty when it is not known.
+        line: The number of that line among those of the process; with the line all before it were told.
     """
 
     api_server: str = "0"
@@ -283,6 +287,8 @@ class EngineObservation(_Timed):
     is_paused: bool | None = None
     requests: tuple[RequestSummary, ...] = ()
     notes: tuple[EngineNote, ...] = ()
+    spool: str = ""
+    line: int = 0
 
 
 Observation = (

@@ -264,7 +264,7 @@ def try_limit(server: VllmServer, seen: Answers) -> bool:
 
 def try_refusal(server: VllmServer, seen: Answers) -> bool:
     body = completion(server, 77)
-    lever(server, "refuse-prompt", {"prompt_hash": prompt_hash(json.dumps(body).encode()), "for_seconds": 2})
+    lever(server, "refuse-prompt", {"prompt_hash": prompt_hash(body["prompt"]), "for_seconds": 2})
     refused(server, 77)
     seen.tokens.append(complete(server, 1)[1])
     return True

@@ -18,6 +18,7 @@ from tests.engine.steps import finished, iteration, scheduler
 from vllm_monitor.collectors import EngineSpool, ReadMark
 from vllm_monitor.collectors.engine_header import started_note
 from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
+from vllm_monitor.collectors.proc_files import read_stat
 from vllm_monitor.records import EngineObservation, MetricKind
 from vllm_monitor_engine.recorder import Recorder
 from vllm_monitor_engine.settings import EngineSettings
@@ -195,6 +196,13 @@ def test_the_operators_word_comes_first(tmp_path: Path) -> None:
     Inside(tmp_path, target_url="http://gpu1:8000/").serve("a")
     assert ids(spool_of("http://gpu1:8000", [tmp_path]).collect((), NOW, is_local=False)) == ["a"]
     assert not read(spool_of(URL, [tmp_path]))
+
+
+def test_a_process_that_is_surely_the_servers_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    stat = read_stat(os.getpid())
+    assert stat is not None
+    Inside(tmp_path, target_url="http://gpu1:8000/", process_started=stat.start_ticks).serve("a")
+    assert ids(read(spool_of(URL, [tmp_path]))) == ["a"]
 
 
 def test_two_api_servers_of_one_server_are_kept_apart(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 
 from vllm_monitor.collectors.engine_header import started_note
 from vllm_monitor.collectors.engine_lines import note_of, rejected_of, requests_of, samples_of
+from vllm_monitor.collectors.proc_files import read_stat
 from vllm_monitor.collectors.shared_engines import SharedEngines
 from vllm_monitor.collectors.spool_files import Header, list_files, read_from, read_header
 from vllm_monitor.collectors.targets import normalise_target
@@ -226,6 +227,10 @@ class EngineSpool:
 
     def _is_ours(self, header: Mapping[str, Any], pids: Collection[int], is_local: bool) -> bool:
         url, pid = header.get("target_url"), header.get("pid")
+        if _is_number(pid) and pid in pids:
+            stat = read_stat(pid)
+            if stat is not None and stat.start_ticks == header.get("process_started"):
+                return True  # this very process, whatever it was told that it is called
         if isinstance(url, str) and url:
             try:
                 return normalise_target(url) == self.target

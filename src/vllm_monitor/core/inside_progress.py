@@ -44,6 +44,11 @@ def inside_event(target: str, note: EngineNote) -> Event | None:
     if known is None:
         return None
     message, severity = known
+    if note.kind == "stall_over" and note.facts.get("stepped") is False:
+        message = "nothing is in flight any more; whether steps come again is not seen yet"
+    if note.kind == "lever":
+        facts = ", ".join(f"{name} {value}" for name, value in note.facts.items() if name != "lever")
+        message = f"a lever inside the server was moved: {note.facts.get('lever', 'unknown')} ({facts})"
     return Event(
         timestamp=note.timestamp,
         event_type=f"inside_{note.kind}",

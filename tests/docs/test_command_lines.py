@@ -18,7 +18,9 @@ FOREIGN_OPTIONS = {
     "--enable-server-load-tracking",  # vLLM
     "--gpu-memory-utilization",  # vLLM
     "--middleware",  # vLLM
+    "--max-num-seqs",  # vLLM
     "--pid",  # py-spy
+    "--root-path",  # vLLM
     "--strict",  # mypy
 }
 

@@ -37,8 +37,9 @@ def stored(store: PersistenceManager) -> tuple[list[Any], list[Any]]:
     )
 
 
-def has_told(store: PersistenceManager, turn: int) -> bool:
+def has_told(store: PersistenceManager | None, turn: int) -> bool:
     """Events come at once, and checkpoints when a state is known; only the last watch lasts so long."""
+    assert store is not None
     checkpoints, events = stored(store)
     return len(checkpoints if turn == 2 else events) == turn * 10 + 10
 
@@ -53,9 +54,7 @@ def test_watches_that_begin_and_end_tell_everything_once(tmp_path: Path) -> None
             levers(spool, range(turn * 10, turn * 10 + 10))
             with VLLMMonitor(config, persistence_config=where) as monitor:
                 monitor.add_target(server.url)
-                store = monitor.persistence_manager
-                assert store is not None
-                wait_until(lambda: has_told(store, turn), "all is told")  # noqa: B023  # waited for at once
+                wait_until(lambda: has_told(monitor.persistence_manager, turn), "all is told")  # noqa: B023  # waited for at once
         spool.close()
     with PersistenceManager(where) as store:
         assert stored(store) == (list(range(30)), list(range(30)))

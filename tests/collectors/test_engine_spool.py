@@ -392,7 +392,8 @@ def test_a_line_that_is_too_long_is_missing_and_those_behind_it_are_read(tmp_pat
 def test_a_line_of_very_many_requests_is_read(tmp_path: Path) -> None:
     inside, spool = Inside(tmp_path, limit=256 << 20), spool_of(URL, [tmp_path])
     names = [f"{number:0200}" for number in range(9_000)]
-    inside.spool.write([{"kind": "requests", "id": names, "ended": [1_000.0] * 9_000}])
+    columns = {"id": names, "ended": [1_000.0] * 9_000, "reason": ["x" * 150] * 9_000}
+    inside.spool.write([{"kind": "requests", **columns}])
     inside.serve("b")
     seen = [one for _ in range(9) for one in read(spool)]
     assert ids(seen) == [*names, "b"]

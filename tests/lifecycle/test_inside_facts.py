@@ -115,6 +115,20 @@ def test_a_restart_of_the_monitor_tells_nothing_twice(store: PersistenceManager)
     assert [one.previous_state for one in chain[1:]] == [one.state for one in chain[:-1]]
 
 
+def test_what_there_was_no_room_for_does_not_count_as_told() -> None:
+    life = Life()
+    tell(life, *(EngineNote(1_000.0, "end", {"n": number}, f"7-5-1:{number}:end") for number in range(10_001)))
+    life.tick(C.IDLE)
+    assert len(tell(life)) == 10_000
+    assert life.tracker.waits_inside(TARGET)
+    again = Life()
+    tell(again, EngineNote(1_000.0, "end", {}, "7-5-1:1:end"))
+    assert again.tracker.waits_inside(TARGET)
+    again.tick(C.IDLE)
+    assert len(tell(again)) == 1
+    assert not again.tracker.waits_inside(TARGET)
+
+
 def test_what_is_learned_late_says_so() -> None:
     life = Life()
     life.tick(C.IDLE)

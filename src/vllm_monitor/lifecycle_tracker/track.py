@@ -16,7 +16,8 @@ from vllm_monitor.records import Condition, EngineNote, LifecycleState, StateChe
 __all__ = ["COUNTS_KEY", "Facts", "Track"]
 
 CHECKPOINTS_REMEMBERED = 200
-NOTES_WAITING = 1_000
+NOTES_WAITING = 10_000
+"""More than a reader finds at once; the oldest go first, and are read again by the next watch."""
 COUNTS_KEY = "counts"
 """Where a checkpoint keeps restarts, crashes and failures in a row."""
 
@@ -56,6 +57,7 @@ class Track:
     recent: deque[StateCheckpoint] = field(default_factory=lambda: deque(maxlen=CHECKPOINTS_REMEMBERED))
     engine: Mapping[str, Any] = field(default_factory=dict)
     told_inside: deque[EngineNote] = field(default_factory=lambda: deque(maxlen=NOTES_WAITING))
+    has_dropped_notes: bool = False
     away_since: float | None = None
     resumed_at: float | None = None
 

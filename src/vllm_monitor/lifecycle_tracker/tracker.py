@@ -17,7 +17,7 @@ from vllm_monitor.lifecycle_tracker.life_figures import LifeFigures
 from vllm_monitor.lifecycle_tracker.report import report_of
 from vllm_monitor.lifecycle_tracker.startup_timeline import METADATA_KEY, PhaseTiming, phase_seconds
 from vllm_monitor.lifecycle_tracker.step import Step
-from vllm_monitor.lifecycle_tracker.track import CHECKPOINTS_REMEMBERED, COUNTS_KEY, Facts, Track
+from vllm_monitor.lifecycle_tracker.track import CHECKPOINTS_REMEMBERED, COUNTS_KEY, NOTES_WAITING, Facts, Track
 from vllm_monitor.lifecycle_tracker.transitions import (
     FAILED_STATES,
     RUNNING_STATES,
@@ -160,6 +160,7 @@ class LifecycleTracker:
         """
         with self._lock:
             track = self._track(target)
+            track.has_dropped_notes |= len(track.told_inside) + len(notes) > NOTES_WAITING
             track.told_inside.extend(notes)
             checkpoints: list[StateCheckpoint] = []
             for step in inside_steps(track, target, now):
@@ -172,9 +173,10 @@ class LifecycleTracker:
             return tuple(checkpoints)
 
     def waits_inside(self, target: str) -> bool:
-        """Whether something that the inside told waits for its place in the story, and so is not stored yet."""
+        """Whether something that the inside told is not in the story: it waits, or there was no room for it."""
         with self._lock:
-            return bool(self._track(target).told_inside)
+            track = self._track(target)
+            return bool(track.told_inside) or track.has_dropped_notes
 
     def last_inside(self, target: str, kinds: Collection[str]) -> Mapping[str, Any] | None:
         """The newest fact of these kinds that the inside told, among the newest checkpoints."""

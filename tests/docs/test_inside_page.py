@@ -11,7 +11,7 @@ from tests.docs.pages import DOCS, REPOSITORY, section
 PAGE = DOCS / "inside.md"
 HEADING = "Which vLLM"
 ROWS = REPOSITORY / "tests" / "data" / "compatibility.json"
-TABLE = re.compile(r"^\| what \|.*\n(?:\|.*\n)+", re.MULTILINE)
+TABLE = re.compile(r"^\| what \| which \|.*\n(?:\|.*\n)+", re.MULTILINE)
 IN_WORDS = ("server", "told")
 WORDS = {True: "yes", False: "-"}
 

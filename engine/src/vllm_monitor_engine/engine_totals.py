@@ -180,7 +180,7 @@ class EngineTotals:
         """All of it as JSON values, which do not change any more: they may wait for the disk."""
         return {
             "counters": dict(self.counters),
-            "gauges": {} if self._is_part else self.gauges,
+            "gauges": {} if self._is_part else dict(self.gauges),
             "finished": dict(self.finished),
             "histograms": {name: one.as_json() for name, one in self.histograms.items() if any(one.counts)},
         }
